@@ -1,0 +1,133 @@
+"""What MkDocs calls while it builds. Each hook is a few lines: the work is in functions that know nothing of MkDocs."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import json
+import os
+import re
+import shutil
+import sys
+from pathlib import Path
+
+from mkdocs.exceptions import PluginError
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+from hooks import compose  # noqa: E402
+from hooks.cell import Assets  # noqa: E402
+from hooks.matter import PageError  # noqa: E402
+from hooks.node import Renderer  # noqa: E402
+from hooks.site import Site, read_site  # noqa: E402
+
+CACHE = ROOT / ".cache"
+BUILT = CACHE / "web"  # what esbuild made
+RUNTIME = CACHE / "runtime"  # what the browser's Python needs
+WHEELS = CACHE / "wheels"
+
+site: Site
+node: Renderer
+assets: Assets
+_formulas: dict[tuple[str, bool], str] = {}
+
+
+def on_config(config):
+    global site, node, assets
+    config.site_url = os.environ.get("SITE_URL", config.site_url)
+    for needed in (BUILT / "static.mjs", RUNTIME / "lock.json", WHEELS):
+        if not needed.exists():
+            raise PluginError(f"{needed.relative_to(ROOT)} is not there: run ./dev build, which makes it and then runs mkdocs")
+    try:
+        site = read_site(ROOT)
+    except PageError as error:
+        raise PluginError(f"\n{error}") from None
+    node = Renderer(BUILT / "static.mjs")
+    assets = Assets(sum(f.stat().st_size for f in RUNTIME.iterdir()), next(WHEELS.glob("*.whl")).name)
+    config.nav = [
+        {"Home": "index.md"},
+        {"All entries": "entries.md"},
+        *({f.matter.title: [f"{f.slug}/index.md", *({p.matter.title: f"{f.slug}/{p.entry.slug}.md"} for p in f.pages)]}
+          for f in site.families.values()),
+        {"Papers": "papers.md"},
+    ]
+    return config
+
+
+def on_page_markdown(markdown, page, config, files):
+    del markdown, config, files
+    path = page.file.src_uri
+    name = path.removesuffix(".md")
+    try:
+        if name in site.pages:
+            page.meta["description"] = site.pages[name].plain_definition
+            page.meta.pop("status", None)  # Material would mark it in the navigation
+            return compose.compose(site.pages[name], site, node, CACHE / "figures", assets)
+        if name.endswith("/index"):
+            return compose.compose_family(site.families[name.removesuffix("/index")], site)
+        return {
+            "index": lambda: compose.compose_home(site, node, CACHE / "figures", assets),
+            "entries": lambda: compose.compose_entries(site),
+            "papers": lambda: compose.compose_papers(site),
+        }[name]()
+    except PageError as error:
+        raise PluginError(f"\n{error}") from None
+
+
+def on_page_content(content, page, config, files):
+    del config, files
+
+    def formula(found: re.Match) -> str:
+        tex, display = html.unescape(found.group(2)).strip(), found.group(1) == "div"
+        tex = tex[2:-2].strip()  # \( \) or \[ \]
+        if (tex, display) not in _formulas:
+            try:
+                _formulas[tex, display] = node.ask(kind="math", tex=tex, display=display)["html"]
+            except ValueError as error:
+                raise PluginError(f"\n{page.file.src_path}: formula {tex!r}: {error}") from None
+        return f'<div class="formula" tabindex="0">{_formulas[tex, display]}</div>' if display else _formulas[tex, display]
+
+    return re.sub(r'<(span|div) class="arithmatex">(.*?)</\1>', formula, content, flags=re.S)
+
+
+def on_post_page(output, page, config):
+    """A policy that allows nothing from elsewhere, and of inline scripts only those that are there."""
+    del page, config
+    return output.replace("<head>", f"<head>{policy(output)}", 1)
+
+
+def on_post_template(output_content, template_name, config):
+    del config
+    return on_post_page(output_content, None, None) if template_name.endswith(".html") else output_content
+
+
+def policy(page: str) -> str:
+    """The Content-Security-Policy of a page as a meta element."""
+    inline = re.findall(r"<script(?![^>]*\b(?:src=|type=\"application/))[^>]*>(.*?)</script>", page, re.S)
+    hashes = sorted({base64.b64encode(hashlib.sha256(s.encode()).digest()).decode() for s in inline if s.strip()})
+    scripts = " ".join(["'self'", "'wasm-unsafe-eval'", *(f"'sha256-{h}'" for h in hashes)])
+    rules = (f"default-src 'self'; script-src {scripts}; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
+             "worker-src 'self' blob:; object-src 'none'; base-uri 'self'; form-action 'none'")
+    return f'<meta http-equiv="Content-Security-Policy" content="{rules}">'
+
+
+def on_post_build(config):
+    node.close()
+    out = Path(config.site_dir) / "assets"
+    for source, target in ((BUILT / "live", "live"), (RUNTIME, "pyodide"), (WHEELS, "wheels")):
+        shutil.copytree(source, out / target, dirs_exist_ok=True)
+    for entry in (p.entry for p in site.pages.values()):
+        for file in (entry.module, entry.test, entry.snippet, *entry.kernels):
+            if file.exists():
+                target = out / "sources" / file.relative_to(ROOT)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(file, target)
+    trim_search(Path(config.site_dir) / "search" / "search_index.json")
+
+
+def trim_search(path: Path) -> None:
+    """Writes the search index without the white space that it does not need."""
+    index = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps(index, separators=(",", ":"), ensure_ascii=False), encoding="utf-8")

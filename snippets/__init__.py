@@ -1,0 +1,1 @@
+"""NumPy variants of the encyclopedia's entries: they run in the browser and anywhere NumPy does."""

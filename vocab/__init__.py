@@ -1,0 +1,1 @@
+"""PyTorch modules of the encyclopedia: ``vocab/<family>/<entry>.py``, one idea a file."""

@@ -1,0 +1,238 @@
+"""What must hold for every entry, whatever it computes.
+
+Each test file of an entry has ``example()``, which returns
+
+- ``(callable, inputs)`` for modules, models, functions and losses: float64, tiny;
+- ``(build, ())`` for optimizers, where ``build(params)`` makes one, and for schedulers, where ``build(optimizer)`` does.
+
+Kinds ``technique`` and ``concept`` may have none.
+"""
+
+import ast
+import copy
+import importlib
+import inspect
+
+import pytest
+import torch
+from torch import nn
+from torch.utils._pytree import tree_leaves
+
+from vocab.entries import entries
+from vocab.tests.exceptions import EXCEPTIONS
+
+CALLABLE = ("module", "model", "function", "loss")
+OPTIONAL = ("technique", "concept")
+WITH_MODULE = [e for e in entries() if e.module.exists()]
+
+
+def params(check, kinds):
+    found = []
+    for entry in WITH_MODULE:
+        if entry.kind in kinds or (entry.kind in OPTIONAL and kinds is CALLABLE and hasattr(tests_of(entry), "example")):
+            reason = EXCEPTIONS.get((entry.name, check))
+            found.append(pytest.param(entry, id=entry.name, marks=[pytest.mark.xfail(reason=reason)] if reason else []))
+    return found
+
+
+def tests_of(entry):
+    family, name = entry.python.split(".")
+    return importlib.import_module(f"vocab.{family}.tests.test_{name}")
+
+
+def example(entry, seed=0):
+    torch.manual_seed(seed)
+    return tests_of(entry).example()
+
+
+def floats(result):
+    """The floating-point tensors of a result: a tensor, tuple or dictionary."""
+    return [leaf for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor) and leaf.is_floating_point()]
+
+
+def call(function, inputs):
+    torch.manual_seed(1)  # for what is random inside
+    return function(*inputs)
+
+
+def contract(kinds):
+    def mark(test):
+        return pytest.mark.parametrize("entry", params(test.__name__.removeprefix("test_"), kinds))(test)
+
+    return mark
+
+
+def test_exceptions_name_entries_and_checks():
+    names = {e.name for e in WITH_MODULE}
+    for entry, check in EXCEPTIONS:
+        assert entry in names and f"test_{check}" in globals()
+
+
+@contract((*CALLABLE, "optimizer", "scheduler", *OPTIONAL))
+def test_documented(entry):
+    tree = ast.parse(entry.module.read_text(encoding="utf-8"))
+    assert "Source:" in ast.get_docstring(tree), "the module's docstring names its source (paper, equation)"
+    module = importlib.import_module(f"vocab.{entry.python}")
+    for name in module.__all__:
+        thing = getattr(module, name)
+        doc = inspect.getdoc(thing) or ""
+        assert len(doc.splitlines()[0]) > 15, f"{name}: the first line says what it computes"
+        taken = [p for p in inspect.signature(thing).parameters if p not in ("args", "kwargs")]
+        for p in taken:
+            assert f"{p}:" in doc or f"{p} " in doc or f"``{p}``" in doc, f"{name}: the docstring does not explain {p}"
+
+
+@contract(CALLABLE)
+def test_deterministic_under_a_seed_and_inputs_untouched(entry):
+    function, inputs = example(entry)
+    kept = copy.deepcopy(inputs)
+    first = floats(call(function, inputs))
+    torch.testing.assert_close(inputs, kept, rtol=0, atol=0)
+    function, inputs = example(entry)
+    torch.testing.assert_close(floats(call(function, inputs)), first, rtol=0, atol=0, equal_nan=True)
+    assert first, "the result has no floating-point tensor"
+
+
+@contract(CALLABLE)
+def test_gradcheck(entry):
+    function, inputs = example(entry)
+    inputs = [x.requires_grad_() if isinstance(x, torch.Tensor) and x.is_floating_point() else x for x in inputs]
+    torch.autograd.gradcheck(lambda *x: tuple(y for y in floats(call(function, x)) if y.requires_grad), inputs, fast_mode=True)
+
+
+@contract(CALLABLE)
+def test_every_parameter_gets_a_gradient(entry):
+    function, inputs = example(entry)
+    if isinstance(function, nn.Module) and any(p.requires_grad for p in function.parameters()):
+        sum((y * torch.linspace(0.5, 1.5, y.numel(), dtype=y.dtype).view_as(y)).sum() for y in floats(call(function, inputs))).backward()
+        for name, parameter in function.named_parameters():
+            if parameter.requires_grad:
+                assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
+
+
+@contract(CALLABLE)
+def test_compiles_without_graph_breaks(entry):
+    function, inputs = example(entry)
+    torch._dynamo.reset()
+    compiled = torch.compile(function, fullgraph=True, backend="eager")
+    torch.testing.assert_close(floats(call(compiled, inputs)), floats(call(function, inputs)), equal_nan=True)
+
+
+@contract(CALLABLE)
+def test_state_dict_round_trip(entry):
+    function, inputs = example(entry)
+    other, _ = example(entry, seed=7)
+    if isinstance(function, nn.Module):
+        expected = floats(call(function, inputs))
+        other.load_state_dict(function.state_dict())
+        fresh, fresh_inputs = example(entry)
+        fresh.load_state_dict(other.state_dict())
+        torch.testing.assert_close(floats(call(fresh, fresh_inputs)), expected, rtol=0, atol=0)
+
+
+@contract(CALLABLE)
+def test_nan_in_no_silent_number_out(entry):
+    function, inputs = example(entry)
+    for i, x in enumerate(inputs):
+        if isinstance(x, torch.Tensor) and x.is_floating_point():
+            poisoned = [y.clone() if isinstance(y, torch.Tensor) else y for y in inputs]
+            poisoned[i].view(-1)[0] = torch.nan
+            try:
+                result = call(function, poisoned)
+            except ValueError:
+                continue
+            assert any(y.isnan().any() for y in floats(result)), f"input {i} has a NaN, the result has none"
+
+
+@contract(CALLABLE)
+def test_wrong_kinds_of_input_are_named(entry):
+    function, inputs = example(entry)
+    names = list(inspect.signature(function.forward if isinstance(function, nn.Module) else function).parameters)
+    for i, (name, x) in enumerate(zip(names, inputs)):
+        if isinstance(x, torch.Tensor):
+            wrong = x.long() if x.is_floating_point() else x.double()
+            for bad in (x.tolist(), wrong):
+                with pytest.raises(TypeError, match=rf"\b{name}\b"):
+                    function(*inputs[:i], bad, *inputs[i + 1:])
+
+
+@pytest.mark.gpu
+@contract(CALLABLE)
+def test_gpu_agrees_with_cpu(entry):
+    function, inputs = example(entry)
+    expected = floats(call(function, inputs))
+    on_gpu = function.cuda() if isinstance(function, nn.Module) else function
+    moved = [x.cuda() if isinstance(x, torch.Tensor) else x for x in inputs]
+    torch.testing.assert_close([y.cpu() for y in floats(call(on_gpu, moved))], expected, rtol=1e-9, atol=1e-12)
+
+
+# Optimizers and schedulers: `build` instead of a function
+
+
+def quadratic(seed=0):
+    torch.manual_seed(seed)
+    weights = [nn.Parameter(torch.randn(3, 2, dtype=torch.float64)), nn.Parameter(torch.randn(4, dtype=torch.float64))]
+    unused = nn.Parameter(torch.ones(2, dtype=torch.float64))
+    return weights, unused
+
+
+def train(optimizer, weights, steps, scheduler=None, start=0):
+    for step in range(start, start + steps):
+        optimizer.zero_grad()
+        sum((w * (1 + step % 3) - 0.3).square().sum() for w in weights).backward()
+        optimizer.step()
+        if scheduler:
+            scheduler.step()
+
+
+@contract(("optimizer",))
+def test_optimizer_resumes_where_it_stopped(entry):
+    build, _ = example(entry)
+    (weights, unused), (others, other_unused) = quadratic(), quadratic()
+    whole = build([*weights, unused])
+    train(whole, weights, 10)
+    first = build([*others, other_unused])
+    train(first, others, 5)
+    second = build([*others, other_unused])
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    train(second, others, 5, start=5)
+    torch.testing.assert_close(others, weights, rtol=0, atol=0)
+    assert torch.equal(unused, torch.ones(2, dtype=torch.float64)), "a parameter without a gradient must stay as it is"
+
+
+@contract(("optimizer",))
+def test_optimizer_rejects_what_cannot_be(entry):
+    build, _ = example(entry)
+    weights, _ = quadratic()
+    with pytest.raises(ValueError, match="empty"):
+        build([])
+    optimizer = build(weights)
+    with pytest.raises(ValueError, match="lr"):
+        type(optimizer)(weights, lr=-1.0)
+
+
+@contract(("scheduler",))
+def test_scheduler_resumes_where_it_stopped(entry):
+    build, _ = example(entry)
+
+    def fresh():
+        weights, _ = quadratic()
+        optimizer = torch.optim.SGD(weights, lr=0.1, momentum=0.9)
+        return optimizer, build(optimizer), weights
+
+    optimizer, scheduler, weights = fresh()
+    expected = []
+    for _ in range(8):
+        train(optimizer, weights, 1, scheduler)
+        expected.append((optimizer.param_groups[0]["lr"], optimizer.param_groups[0]["momentum"]))
+    one, first, weights = fresh()
+    train(one, weights, 4, first)
+    two, second, weights = fresh()
+    two.load_state_dict(copy.deepcopy(one.state_dict()))
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    found = []
+    for _ in range(4):
+        train(two, weights, 1, second)
+        found.append((two.param_groups[0]["lr"], two.param_groups[0]["momentum"]))
+    assert found == expected[4:]
+    assert len(set(expected)) > 1, "the schedule never moves"
