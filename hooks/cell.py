@@ -83,7 +83,7 @@ def cell(name: str, title: str, snippet: Path, made: dict, base: str, assets: As
         base: Relative URL of the site's root, with a slash at its end.
         assets: What the browser will load.
     """
-    algorithm, _, demo = snippet.read_text(encoding="utf-8").partition("\n# %% demo")
+    algorithm = snippet.read_text(encoding="utf-8").partition("\n# %% demo")[0]
     path = f"{base}assets/sources/snippets/{snippet.parent.name}/{snippet.name}"
     spec = json.dumps({
         "controls": made["controls"], "defaults": made["defaults"], "title": title, "source": path,
@@ -102,7 +102,7 @@ def cell(name: str, title: str, snippet: Path, made: dict, base: str, assets: As
 <pre class="live-output" tabindex="0" aria-label="Output" hidden></pre>
 <details class="live-code" open><summary>NumPy, as it runs here</summary>
 <div class="live-editor"></div>
-<div class="live-static">{colour(algorithm.strip())}<details><summary>The demo's code</summary>{colour(demo.strip())}</details></div>
+<div class="live-static">{colour(algorithm.strip())}<a href="{path}">The whole file, with the demo</a></div>
 </details>
 <script type="application/json" class="live-spec">{spec}</script>
 </section>

@@ -78,7 +78,7 @@ def agreement(page: Page) -> str:
     elif page.has_kernel:
         rows.append(("On a GPU", "not run yet"))
     rows += [("Versions", ", ".join(f"{k} {v}" for k, v in record["versions"].items())), ("Date", record["date"])]
-    table = "".join(f"<tr><th scope=row>{escape(a)}</th><td>{escape(b)}</td></tr>" for a, b in rows)
+    table = "".join(f"<tr><th scope='row'>{escape(a)}</th><td>{escape(b)}</td></tr>" for a, b in rows)
     names = " = ".join(["NumPy", "PyTorch", *(["Triton"] if record.get("triton") is not None else [])]) if found else "tested"
     said = "changed since checked" if changed else (f"{names} to {largest:.0e}" if found else f"{record['tests']} tests")
     state = "changed" if changed else "agrees"
@@ -274,13 +274,13 @@ def compose_family(family: Family, site: Site) -> str:
     check_fences(path, family.prose)
     text = f"# {family.matter.title}\n\n<p class=\"definition\">{escape(family.matter.question)}</p>\n\n{family.prose}"
     columns = list(dict.fromkeys(key for page in family.pages for key in page.matter.compare))
-    head = "".join(f"<th scope=col>{escape(c.replace('_', ' '))}</th>" for c in columns)
+    head = "".join(f"<th scope='col'>{escape(c.replace('_', ' '))}</th>" for c in columns)
     rows = "".join(
-        f'<tr><th scope=row><a href="{p.entry.slug}/">{escape(p.matter.title)}</a></th><td>{p.matter.year}</td>'
+        f'<tr><th scope="row"><a href="{p.entry.slug}/">{escape(p.matter.title)}</a></th><td>{p.matter.year}</td>'
         + "".join(f"<td>{escape(str(p.matter.compare.get(c, '–')))}</td>" for c in columns) + "</tr>"
         for p in family.pages
     )
-    table = f'<div class="wide" tabindex="0" role="group" aria-label="Comparison"><table class="compare"><thead><tr><th scope=col>Entry</th><th scope=col>Year</th>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
+    table = f'<div class="wide" tabindex="0" role="group" aria-label="Comparison"><table class="compare"><thead><tr><th scope="col">Entry</th><th scope="col">Year</th>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
     listed = "".join(f'<li><a href="{p.entry.slug}/">{escape(p.matter.title)}</a> <span>{escape(p.plain_definition)}</span></li>' for p in family.pages)
     here = f"{family.slug}/index"
     text += f'\n\n## Entries\n\n<ul class="listing">{listed}</ul>\n\n## Compared\n\n{table}\n'
@@ -305,13 +305,13 @@ def compose_entries(site: Site) -> str:
             + '<button type="reset" class="md-button">Clear</button> <output></output></form>')
     rows = "".join(
         f'<tr data-family="{p.entry.family}" data-kind="{p.matter.kind}" data-status="{p.matter.status}" '
-        f'data-runs="{_yes(p.runs_here)}" data-kernel="{_yes(p.has_kernel)}"><th scope=row><a href="../{p.entry.name}/">{escape(p.matter.title)}</a>'
+        f'data-runs="{_yes(p.runs_here)}" data-kernel="{_yes(p.has_kernel)}"><th scope="row"><a href="../{p.entry.name}/">{escape(p.matter.title)}</a>'
         f'{_also(p)}</th><td>{escape(p.plain_definition)}</td>'
         f"<td>{escape(site.families[p.entry.family].matter.title)}</td><td>{p.matter.year}</td></tr>"
         for p in pages
     )
-    return ("# All entries\n\n" + form + '\n\n<div class="wide" tabindex="0" role="group" aria-label="All entries"><table class="entries"><thead><tr><th scope=col>Entry</th><th scope=col>What it is</th>'
-            f"<th scope=col>Family</th><th scope=col>Year</th></tr></thead><tbody>{rows}</tbody></table></div>\n")
+    return ("# All entries\n\n" + form + '\n\n<div class="wide" tabindex="0" role="group" aria-label="All entries"><table class="entries"><thead><tr><th scope="col">Entry</th><th scope="col">What it is</th>'
+            f"<th scope='col'>Family</th><th scope='col'>Year</th></tr></thead><tbody>{rows}</tbody></table></div>\n")
 
 
 def _yes(value: bool) -> str:
@@ -331,7 +331,7 @@ def compose_papers(site: Site) -> str:
     items = []
     for paper in sorted(site.papers.values(), key=lambda p: (p.who.lower(), p.year)):
         on = ", ".join(f'<a href="../{p.entry.name}/">{escape(p.matter.title)}</a>' for p in cited.get(paper.key, []))
-        items.append(paper.html().removesuffix("</li>") + f"<p>Cited on {on}.</p></li>")
+        items.append(paper.html_with_bibtex(on))
     return f'# Papers\n\nAll of them as one file: [references.bib](references.bib).\n\n<ul class="papers">{"".join(items)}</ul>\n'
 
 

@@ -94,6 +94,8 @@ def read(path: Path, model: type[Model]) -> tuple[Model, str]:
 
 def check_prose(path: Path, prose: str) -> str:
     """The defining sentence of an entry's page; raises where a section is missing, unknown or empty."""
+    if "TODO" in prose:
+        raise PageError(f"{path}: the page still has a TODO of its template")
     lead, *sections = re.split(r"^## +(.+?) *$", prose, flags=re.M)
     lead = lead.strip()
     if not lead or "\n\n" in lead or lead.startswith("#"):

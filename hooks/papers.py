@@ -37,13 +37,19 @@ class Paper:
         return f"{self.who} {self.year}"
 
     def html(self) -> str:
-        """One entry of a list of papers."""
+        """One entry of an entry page's list; its BibTeX is on the page of all papers, where ``papers`` leads."""
+        bibtex = f'<a href="../../papers/#bib-{self.key}">BibTeX</a>'
+        return f'<li id="paper-{self.key}">{self._line()} {bibtex}</li>'
+
+    def html_with_bibtex(self, cited_on: str) -> str:
+        """One entry of the page of all papers."""
+        details = f'<details class="bibtex"><summary>BibTeX</summary><pre tabindex="0">{escape(self.bibtex)}</pre></details>'
+        return f'<li id="bib-{self.key}">{self._line()}<p>Cited on {cited_on}.</p>{details}</li>'
+
+    def _line(self) -> str:
         venue = f" {escape(self.venue)}." if self.venue else ""
         link = f' <a href="{escape(self.link)}">{escape(self.link_text)}</a>' if self.link else ""
-        return (
-            f'<li id="paper-{self.key}">{escape(self.who)} ({self.year}). <cite>{escape(self.title)}</cite>.{venue}{link}'
-            f'<details class="bibtex"><summary>BibTeX</summary><pre>{escape(self.bibtex)}</pre></details></li>'
-        )
+        return f"{escape(self.who)} ({self.year}). <cite>{escape(self.title)}</cite>.{venue}{link}"
 
 
 def load(path: Path) -> dict[str, Paper]:

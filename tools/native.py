@@ -15,7 +15,8 @@ import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 
-ZIG = [sys.executable, "-m", "ziglang", "cc"]
+# zig would compile for exactly this processor, and the result may be carried to another one in a cache.
+ZIG = [sys.executable, "-m", "ziglang", "cc", "-mcpu=baseline"]
 # Without contraction to fused multiply-adds every machine rounds alike: a figure drawn at build time has the numbers
 # that the reader's browser computes.
 FLAGS = ["-std=c11", "-O3", "-fPIC", "-shared", "-fvisibility=hidden", "-ffp-contract=off", "-Wall", "-Wextra"]

@@ -343,12 +343,12 @@ function rowsOf(fig: Figure): { head: string[]; body: (string | Num | boolean)[]
       const names = Object.keys(fig.series), common = fig.series[names[0]];
       const same = names.every((n) => fig.series[n].length === common.length && fig.series[n].every(([x], i) => x === common[i][0]));
       if (same) return { head: [fig.x, ...names], body: common.map(([x], i) => [x, ...names.map((n) => fig.series[n][i][1])]) };
-      return { head: ["", fig.x, fig.y], body: names.flatMap((n) => fig.series[n].map(([x, y]) => [n, x, y])) };
+      return { head: ["curve", fig.x, fig.y], body: names.flatMap((n) => fig.series[n].map(([x, y]) => [n, x, y])) };
     }
-    case "scatter": return { head: ["", fig.x, fig.y], body: Object.entries(fig.groups).flatMap(([n, ps]) => ps.map(([x, y], i) => [fig.labels[n]?.[i] ?? n, x, y])) };
+    case "scatter": return { head: ["group", fig.x, fig.y], body: Object.entries(fig.groups).flatMap(([n, ps]) => ps.map(([x, y], i) => [fig.labels[n]?.[i] ?? n, x, y])) };
     case "bars": {
       const names = Object.keys(fig.series);
-      return { head: [fig.x, ...names.map((n) => n || fig.y)], body: fig.names.map((n, i) => [n, ...names.map((s) => fig.series[s][i])]) };
+      return { head: [fig.x || "bar", ...names.map((n) => n || fig.y)], body: fig.names.map((n, i) => [n, ...names.map((s) => fig.series[s][i])]) };
     }
     case "heatmap": return { head: [`${fig.y} \\ ${fig.x}`, ...(fig.columns ?? fig.values[0].map((_, i) => String(i)))], body: fig.values.map((row, i) => [fig.rows?.[i] ?? String(i), ...row]) };
     case "graph": return { head: ["from", "to"], body: fig.edges.map(([a, b]) => [a, b]) };
@@ -356,11 +356,12 @@ function rowsOf(fig: Figure): { head: string[]; body: (string | Num | boolean)[]
   }
 }
 
-const MOST_ROWS = 16, MOST_COLUMNS = 12;
+const MOST_ROWS = 11, MOST_COLUMNS = 10;
 
 function grid(head: string[], body: (string | Num | boolean)[][]): string {
-  const cell = (v: string | Num | boolean) => `<td>${escape(number(v))}`;
-  return `<table><thead><tr>${head.map((h) => `<th scope=col>${escape(h)}`).join("")}<tbody>${body.map((r) => `<tr>${r.map(cell).join("")}`).join("")}</table>`;
+  const cell = (v: string | Num | boolean) => `<td>${escape(number(v))}</td>`;
+  const names = head.map((h) => `<th scope="col">${escape(h)}</th>`).join("");
+  return `<table><thead><tr>${names}</tr></thead><tbody>${body.map((r) => `<tr>${r.map(cell).join("")}</tr>`).join("")}</tbody></table>`;
 }
 
 function dataTable(fig: Figure): string {
@@ -387,7 +388,7 @@ function picture(fig: Image): string {
 }
 
 function around(fig: Figure, made: Chart | null, plot: string): string {
-  const key = made?.key ? `<ul class="fig-key">${made.key.map(([n, c]) => `<li><i style="background:${c}"></i>${escape(n)}`).join("")}</ul>` : "";
+  const key = made?.key ? `<ul class="fig-key">${made.key.map(([n, c]) => `<li><i style="background:${c}"></i>${escape(n)}</li>`).join("")}</ul>` : "";
   const scale = made?.scale
     ? `<p class="fig-scale">${escape(made.scale.value)} <span>${number(made.scale.range[0])}</span><i class="${made.scale.signed ? "signed" : "viridis"}"></i><span>${number(made.scale.range[1])}</span></p>`
     : "";

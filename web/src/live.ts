@@ -171,6 +171,7 @@ class Cell {
     });
     before.slice(result.figures.length).forEach((old) => old.remove());
     this.shownFigures = result.figures;
+    this.root.dispatchEvent(new CustomEvent("live:result", { detail: result, bubbles: true }));
     const took = Math.max(1, Math.round(performance.now() - begun));
     this.set("done", `Done in ${took < 1000 ? `${took} ms` : `${(took / 1000).toFixed(1)} s`}.`);
   }
@@ -298,6 +299,13 @@ function fileName(root: HTMLElement): string {
   return root.dataset.entry!.split("/").at(-1)!;
 }
 
+/** Material adds its copy buttons as unnamed navigation landmarks, one for each code block; they get names. */
+function tameCopyButtons(): void {
+  new MutationObserver(() => {
+    document.querySelectorAll("nav.md-code__nav:not([aria-label])").forEach((nav, i) => nav.setAttribute("aria-label", `Code block ${i + 1}`));
+  }).observe(document.body, { childList: true, subtree: true });
+}
+
 function setup(): void {
   // A run that belongs to the page just left would hold up this one's.
   stop();
@@ -309,5 +317,6 @@ declare global {
   interface Window { document$?: { subscribe(f: () => void): void } }
 }
 
+tameCopyButtons();
 if (window.document$) window.document$.subscribe(setup);
 else setup();

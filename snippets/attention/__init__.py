@@ -1,0 +1,1 @@
+"""How tokens choose what to read from other tokens."""

@@ -1,0 +1,10 @@
+/* Every kernel for the type that BITS names. */
+#include "vector.h"
+#include "panel.h"
+#include "matmul.c"
+#include "softmax.c"
+#include "attention.c"
+#include "conv2d.c"
+#include "scan.c"
+#include "nearest_row.c"
+#include "segment_sum.c"

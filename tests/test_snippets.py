@@ -1,0 +1,61 @@
+"""What must hold for every snippet, in plain CPython."""
+
+import ast
+import json
+import sys
+
+import pytest
+
+from snippets.runner import Runner
+from vocab.entries import entries
+
+SNIPPETS = [pytest.param(e, id=e.name) for e in entries() if e.snippet.exists()]
+
+
+def ends(control):
+    """The values at which a control is tried."""
+    if control["kind"] == "toggle":
+        return [True, False]
+    if control["kind"] == "choice":
+        return control["values"]
+    middle = (control["low"] * control["high"]) ** 0.5 if control["log"] else (control["low"] + control["high"]) / 2
+    return [control["low"], int(middle) if control["whole"] else middle, control["high"]]
+
+
+def run(runner, entry, values):
+    return json.loads(runner.run(entry.snippet.read_text(encoding="utf-8"), json.dumps(values)))
+
+
+@pytest.mark.parametrize("entry", SNIPPETS)
+def test_imports_only_what_the_browser_has(entry):
+    tree = ast.parse(entry.snippet.read_text(encoding="utf-8"))
+    names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    names |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    assert {n.split(".")[0] for n in names} <= {"numpy", "snippets", *sys.stdlib_module_names}
+
+
+@pytest.mark.parametrize("entry", SNIPPETS)
+def test_same_figures_every_time(entry):
+    first = run(Runner(), entry, {})
+    assert "error" not in first, first
+    assert first["figures"] and run(Runner(), entry, {}) == first
+    for figure in first["figures"]:
+        assert len(figure["caption"]) > 15, f"a caption says what to notice: {figure['caption']!r}"
+
+
+@pytest.mark.parametrize("entry", SNIPPETS)
+def test_every_end_of_every_control_runs_or_says_why_not(entry):
+    runner = Runner()
+    usual = run(runner, entry, {})
+    controls = usual["controls"]
+    moved = set()
+    tries = [{name: value} for name, control in controls.items() for value in ends(control)]
+    tries += [{n: ends(c)[0] for n, c in controls.items()}, {n: ends(c)[-1] for n, c in controls.items()}]
+    for values in tries:
+        result = run(runner, entry, values)
+        if "error" in result:
+            assert result["error"]["type"] == "ValueError", (values, result["error"]["trace"])
+            assert len(result["error"]["message"]) > 15, (values, result["error"])
+        elif result["figures"] != usual["figures"]:
+            moved |= values.keys()
+    assert moved == set(controls), f"these controls change nothing: {set(controls) - moved}"

@@ -1,0 +1,161 @@
+"""Grouped-query attention: several query heads share one key/value head.
+
+Source: Ainslie et al. 2023, arXiv:2305.13245, section 2.2; mean-pooled conversion in section 2.1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vocab.check import expect
+from vocab.inference.kv_cache import KVCache, causal_mask
+from vocab.positional.rope import RotaryEmbedding
+
+__all__ = ["GroupedQueryAttention", "mean_pool_kv"]
+
+# B batch, T queries, S keys, D model width, H query heads, G key/value heads, d head width
+
+
+class GroupedQueryAttention(nn.Module):
+    """Self-attention with ``n_heads`` query heads and ``n_kv_heads`` key/value heads.
+
+    Query head ``i`` reads key/value head ``i // (n_heads // n_kv_heads)``. As many key/value heads as query heads is
+    multi-head attention, a single one multi-query attention. The KV cache shrinks by ``n_heads / n_kv_heads``; the
+    multiply-adds of attention do not.
+
+    Args:
+        d_model: Width D of the input and output.
+        n_heads: Query heads H.
+        n_kv_heads: Key/value heads G; divides ``n_heads``.
+        head_dim: Width d of one head; ``d_model // n_heads`` if not given.
+        bias: Whether the four projections have a bias.
+        dropout: Share of attention weights set to zero in training.
+        rotary: Turns queries and keys by their positions; without it, position must be in ``x`` already.
+
+    Example:
+        >>> attention = GroupedQueryAttention(d_model=64, n_heads=8, n_kv_heads=2).eval()
+        >>> x = torch.randn(1, 5, 64)
+        >>> cache = KVCache(n_layers=1, batch=1, n_kv_heads=2, head_dim=8, max_len=5)
+        >>> steps = [attention(x[:, t : t + 1], cache=cache) for t in range(5)]
+        >>> torch.allclose(torch.cat(steps, 1), attention(x), atol=1e-6)
+        True
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        n_heads: int,
+        n_kv_heads: int,
+        *,
+        head_dim: int | None = None,
+        bias: bool = False,
+        dropout: float = 0.0,
+        rotary: RotaryEmbedding | None = None,
+    ) -> None:
+        super().__init__()
+        if n_kv_heads < 1 or n_heads % n_kv_heads:
+            raise ValueError(f"n_heads={n_heads} is not a multiple of n_kv_heads={n_kv_heads}")
+        if head_dim is None and d_model % n_heads:
+            raise ValueError(f"d_model={d_model} is not a multiple of n_heads={n_heads}; give head_dim")
+        if not 0 <= dropout <= 1:
+            raise ValueError(f"dropout={dropout} is not from 0 to 1")
+        self.d_model, self.n_heads, self.n_kv_heads = d_model, n_heads, n_kv_heads
+        self.head_dim = head_dim or d_model // n_heads
+        self.dropout, self.rotary = dropout, rotary
+        self.q_proj = nn.Linear(d_model, n_heads * self.head_dim, bias=bias)
+        self.k_proj = nn.Linear(d_model, n_kv_heads * self.head_dim, bias=bias)
+        self.v_proj = nn.Linear(d_model, n_kv_heads * self.head_dim, bias=bias)
+        self.o_proj = nn.Linear(n_heads * self.head_dim, d_model, bias=bias)
+
+    def forward(
+        self,
+        x: Tensor,
+        *,
+        is_causal: bool = True,
+        position_ids: Tensor | None = None,
+        cache: KVCache | None = None,
+        layer: int = 0,
+    ) -> Tensor:
+        """Attends within ``x``, and to the tokens before it where there is a cache.
+
+        Args:
+            x: ``(B, T, D)``; with a cache, the new tokens only.
+            is_causal: Whether a token sees itself and earlier tokens only.
+            position_ids: ``(T,)`` or ``(B, T)``, for ``rotary``; counts on from the cache if not given.
+            cache: Where earlier keys and values are, and where those of ``x`` are added.
+            layer: Which layer of the cache is this module's.
+
+        Returns:
+            ``(B, T, D)``.
+
+        Raises:
+            ValueError: If a shape does not fit, ``position_ids`` come without ``rotary``, or a cache with
+                ``is_causal=False``: there, a new token would change what old tokens computed.
+        """
+        expect("x", x, "batch time d_model", d_model=self.d_model)
+        if position_ids is not None and self.rotary is None:
+            raise ValueError("position_ids are given, but this attention has no rotary embedding")
+        if cache is not None and not is_causal:
+            raise ValueError("is_causal=False with a cache: old tokens would have to be computed again")
+        q_BHTd = self.q_proj(x).unflatten(-1, (self.n_heads, self.head_dim)).transpose(1, 2)
+        k_BGSd = self.k_proj(x).unflatten(-1, (self.n_kv_heads, self.head_dim)).transpose(1, 2)
+        v_BGSd = self.v_proj(x).unflatten(-1, (self.n_kv_heads, self.head_dim)).transpose(1, 2)
+        if self.rotary is not None:
+            if position_ids is None:
+                start = cache.lengths[layer] if cache is not None else 0
+                position_ids = torch.arange(start, start + x.shape[1], device=x.device)
+            q_BHTd, k_BGSd = self.rotary(q_BHTd, k_BGSd, position_ids)
+        mask_TS = None
+        if cache is not None:
+            k_BGSd, v_BGSd = cache.update(layer, k_BGSd, v_BGSd)
+            if x.shape[1] > 1:  # a single query sees every key that the cache returns
+                mask_TS = causal_mask(x.shape[1], k_BGSd.shape[2], cache.window, device=x.device)
+        # enable_gqa pairs query head i with key/value head i // (H / G) without copying keys and values.
+        out_BHTd = F.scaled_dot_product_attention(
+            q_BHTd,
+            k_BGSd,
+            v_BGSd,
+            attn_mask=mask_TS,
+            dropout_p=self.dropout if self.training else 0.0,
+            is_causal=is_causal and cache is None,
+            enable_gqa=True,
+        )
+        return self.o_proj(out_BHTd.transpose(1, 2).flatten(2))
+
+
+def mean_pool_kv(state_dict: Mapping[str, Tensor], n_kv_heads: int, *, head_dim: int) -> dict[str, Tensor]:
+    """Makes grouped weights of a multi-head checkpoint, by averaging the key and the value heads of each group.
+
+    The result computes something else until it is trained on; the paper does so for 5 % of the original steps.
+
+    Args:
+        state_dict: Of one ``GroupedQueryAttention`` or of a whole model; what is in a ``k_proj`` or ``v_proj`` is
+            pooled, all else is passed on.
+        n_kv_heads: Key/value heads to be left.
+        head_dim: Width d of one head.
+
+    Returns:
+        A new state dict; the given one stays as it is.
+
+    Raises:
+        ValueError: If a projection's heads cannot be divided into ``n_kv_heads`` groups, or there is none.
+
+    Example:
+        >>> heads = torch.tensor([1.0, 3.0, 10.0, 20.0])[:, None]  # four heads of width 1
+        >>> mean_pool_kv({"k_proj.weight": heads, "v_proj.weight": heads}, 2, head_dim=1)["k_proj.weight"].flatten()
+        tensor([ 2., 15.])
+    """
+    pooled = dict(state_dict)
+    found = [name for name in pooled if name.split(".")[-2:-1] in (["k_proj"], ["v_proj"])]
+    if not found:
+        raise ValueError(f"state_dict has no k_proj or v_proj, only {list(pooled)[:4]}")
+    for name in found:
+        rows = pooled[name].shape[0]
+        if n_kv_heads < 1 or rows % (n_kv_heads * head_dim):
+            raise ValueError(f"{name} has {rows} rows, not n_kv_heads={n_kv_heads} groups of heads of width {head_dim}")
+        pooled[name] = pooled[name].unflatten(0, (n_kv_heads, -1, head_dim)).mean(1).flatten(0, 1)
+    return pooled

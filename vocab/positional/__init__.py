@@ -1,0 +1,1 @@
+"""How a network that sees a set learns about order."""

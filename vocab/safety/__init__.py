@@ -1,0 +1,1 @@
+"""Safety of systems around a model."""
