@@ -20,6 +20,7 @@ sys.path.insert(0, str(ROOT))
 
 from hooks import compose  # noqa: E402
 from hooks.cell import Assets  # noqa: E402
+from hooks.font import cut_font  # noqa: E402
 from hooks.matter import PageError  # noqa: E402
 from hooks.node import Renderer  # noqa: E402
 from hooks.site import Site, read_site  # noqa: E402
@@ -28,6 +29,7 @@ CACHE = ROOT / ".cache"
 BUILT = CACHE / "web"  # what esbuild made
 RUNTIME = CACHE / "runtime"  # what the browser's Python needs
 WHEELS = CACHE / "wheels"
+MATH_FONT = ROOT / "node_modules" / "@fontsource" / "stix-two-math" / "files" / "stix-two-math-latin-400-normal.woff2"
 
 site: Site
 node: Renderer
@@ -135,6 +137,7 @@ def on_post_build(config):
     out = Path(config.site_dir) / "assets"
     for source, target in ((BUILT / "live", "live"), (RUNTIME, "pyodide"), (WHEELS, "wheels")):
         shutil.copytree(source, out / target, dirs_exist_ok=True)
+    cut_font(MATH_FONT, "".join(_formulas.values()), out / "live" / "fonts" / "math.woff2")
     for entry in (p.entry for p in site.pages.values()):
         for file in (entry.module, entry.test, entry.snippet, *entry.kernels):
             if file.exists():

@@ -1,4 +1,4 @@
-"""The build's Node process: figures to SVG and formulas to KaTeX, one JSON line a request."""
+"""The build's Node process: figures to SVG and formulas to MathML, one JSON line a request."""
 
 from __future__ import annotations
 

@@ -70,13 +70,27 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
     def log_message(self, *args):
         pass
 
+    def do_GET(self):
+        if not self.path.endswith("/sitemap.xml"):
+            return super().do_GET()
+        # Instant navigation takes only links that the sitemap names, port and path included: it must name this address.
+        path = Path(self.translate_path(self.path))
+        if not path.exists():
+            return self.send_error(404)
+        text = path.read_text(encoding="utf-8")
+        built_for = text.split("<loc>")[1].split("</loc>")[0]
+        here = f"http://{self.headers['Host']}{self.path.removesuffix('sitemap.xml')}"
+        self._send(200, "application/xml", text.replace(f"<loc>{built_for}", f"<loc>{here}").encode())
+
     def send_error(self, code, message=None, explain=None):
         page = Path(self.directory) / "404.html"
         if code != 404 or not page.exists():
             return super().send_error(code, message, explain)
-        body = page.read_bytes()
-        self.send_response(404)
-        self.send_header("Content-Type", "text/html; charset=utf-8")
+        self._send(404, "text/html; charset=utf-8", page.read_bytes())
+
+    def _send(self, code: int, kind: str, body: bytes) -> None:
+        self.send_response(code)
+        self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         if self.command != "HEAD":

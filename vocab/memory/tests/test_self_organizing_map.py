@@ -139,6 +139,10 @@ def test_units_have_the_neighbours_of_their_grid(topology, neighbours):
     assert apart.max().item() == pytest.approx(1.0 if topology == "hex" else 2**0.5)
 
 
+def test_a_checkpoint_holds_the_weights_and_nothing_else():
+    assert list(SelfOrganizingMap(2, grid=(2, 3)).state_dict()) == ["weight"]
+
+
 def test_best_matching_unit_is_given_as_row_and_column():
     som = SelfOrganizingMap(2, grid=(2, 3)).double()
     som.weight.copy_(torch.tensor([[0, 0], [0, 1], [0, 2], [1, 0], [1, 1], [1, 2]]))
@@ -162,6 +166,7 @@ def test_topographic_error_counts_points_across_a_fold():
     assert som.topographic_error(x).item() == 0.5
     som.weight.copy_(torch.tensor([[0.0], [1.0], [2.0], [3.0]]))
     assert som.topographic_error(x).item() == 0
+    assert SelfOrganizingMap(1, grid=(1, 2)).double().topographic_error(x).item() == 0
 
 
 def test_u_matrix_is_the_mean_distance_to_neighbours():
