@@ -88,13 +88,13 @@ def cell(name: str, title: str, snippet: Path, made: dict, base: str, assets: As
     spec = json.dumps({
         "controls": made["controls"], "defaults": made["defaults"], "title": title, "source": path,
         "wheel": f"{base}assets/wheels/{assets.wheel}", "bytes": assets.runtime_bytes,
-    }).replace("<", "\\u003c")
+    })
     buttons = "".join(
         f'<button type="button" data-action="{action}" class="{"md-button md-button--primary" if action == "run" else "md-button"}">{text}</button>'
         for action, text in [("run", "Run"), ("stop", "Stop"), ("reset", "Reset"), ("share", "Share"), ("download", "Notebook"), ("edit", "Edit code")]
     )
     html = f"""
-<section class="live" id="live" data-entry="{name}" aria-label="Live: {escape(title)}">
+<section class="live" id="live" data-search-exclude data-entry="{name}" data-spec="{escape(spec)}" aria-label="Live: {escape(title)}">
 <p class="live-hint">{escape(made["hint"])}</p>
 <form class="live-controls" hidden>{made["form"]}</form>
 <div class="live-figures">{made["figures"]}</div>
@@ -104,7 +104,6 @@ def cell(name: str, title: str, snippet: Path, made: dict, base: str, assets: As
 <div class="live-editor"></div>
 <div class="live-static">{colour(algorithm.strip())}<a href="{path}">The whole file, with the demo</a></div>
 </details>
-<script type="application/json" class="live-spec">{spec}</script>
 </section>
 """
     return html.strip()

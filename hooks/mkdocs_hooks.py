@@ -99,6 +99,8 @@ def on_page_content(content, page, config, files):
     content = re.sub(r'<span title="[\w.]+">([^<]*)</span>', r"\1", content)
     content = re.sub(r'\s*<div class="doc-md-description">\s*<p>((?:(?!</?p>).)*)</p>\s*</div>', r" \1", content, flags=re.S)
     content = content.replace(' class="doc-section-item field-body"', "")
+    for part in ('class="doc doc-object doc-module"', 'class="doc doc-heading"'):  # each heading begins a section of the index
+        content = content.replace(part, part + " data-search-exclude")
     return re.sub(r"<table>(.*?)</table>", scrollable, content, flags=re.S)
 
 

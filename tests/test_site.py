@@ -92,13 +92,13 @@ def test_pages_read_without_javascript(site):
             assert heading in text
         assert "arithmatex" not in text and "\\(" not in re.sub(r"<annotation.*?</annotation>|<pre.*?</pre>|<code.*?</code>|<script.*?</script>", "", text, flags=re.S)
         if entry.snippet.exists():
-            assert "<svg role=" in text or 'class="fig"' in text, f"{entry.name} has no figure before anything runs"
-            assert re.search(r'<form class="live-controls" hidden', text), "controls that would do nothing are hidden"
+            assert re.search(r'<figure class="?fig\b', text), f"{entry.name} has no figure before anything runs"
+            assert re.search(r'<form class="?live-controls"? hidden', text), "controls that would do nothing are hidden"
 
 
 def test_search_index_is_small_and_has_no_code(site):
     raw = (site / "search" / "search_index.json").read_bytes()
-    assert len(gzip.compress(raw)) < 25_000 * max(len(entries()) / 16, 1)
+    assert len(gzip.compress(raw)) < 4_000 * len(entries())
     index = json.loads(raw)["docs"]
     assert not any("def forward" in doc["text"] for doc in index)
     assert any("GQA" in doc["text"] for doc in index)

@@ -85,14 +85,14 @@ def show(batch=128, lr=0.01, optimizer="LAMB"):
     return (
         line({optimizer: np.minimum(losses, 1), other: np.minimum(other_losses, 1)}, x="step", y="held-out loss (nats)",
              dashed=[other], range_y=(0, 1.02), levels={"guessing": np.log(2)},
-             caption=f"Two-moons data, two hidden layers, the same batches of {batch} and the same learning rate for both.{cut}"),
+             caption=f"Two-moons data, two hidden layers; the same batches of {batch} and the same rate for both.{cut}"),
         line(dict(zip(layers, ratios.T)), x="step", y="trust ratio ‖w‖ / ‖r‖", log_y=True,
              caption="What LAMB multiplies each layer's update by. It rises where steps get shorter or weights grow."
              if optimizer == "LAMB" else "What LAMB would multiply each layer's update by. Adam multiplies by 1."),
         line({"every layer": moved[:, 0]} if optimizer == "LAMB" else dict(zip(layers, moved.T)), x="step",
              y="step length (% of the layer's norm)", log_y=True, range_y=(lr, 1000 * lr),
              caption="By construction: every layer, at every step, by the learning rate times its norm."
-             if optimizer == "LAMB" else "Each layer moves by another share of itself, and the shares drift as training goes on."),
-        f"Loss at the end, mean of ten steps: {optimizer} {end:.3f}, {other} {other_end:.3f}. The last step moved the layers "
-        f"by {moved[-1, 0]:.3g}, {moved[-1, 1]:.3g} and {moved[-1, 2]:.3g} % of their norms.",
+             if optimizer == "LAMB" else "Each layer moves by another share of itself, and the shares drift in training."),
+        f"Loss at the end, mean of ten steps: {optimizer} {end:.3f}, {other} {other_end:.3f}. The last step moved the "
+        f"layers by {moved[-1, 0]:.3g}, {moved[-1, 1]:.3g} and {moved[-1, 2]:.3g} % of their norms.",
     )

@@ -66,16 +66,18 @@ def arrive(pattern, per_second):
     load=slider(0.2, 4.0, step=0.1, label="requests, as a multiple of the rate"),
 )
 def show(pattern="bursts", rate=10, capacity=10, load=1.5):
-    """Crowd the requests around the ticks and see which limiter keeps its promise. Then make the bucket small, then large."""
+    """See which limiter keeps its promise when requests crowd around the ticks. Then make the bucket small, then large."""
     times = arrive(pattern, load * rate)
     accepted, levels = token_bucket(times, rate, capacity)
-    let_in = {"fixed window": fixed_window(times, rate), "sliding window": sliding_window(times, rate), "token bucket": accepted}
+    let_in = {"fixed window": fixed_window(times, rate), "sliding window": sliding_window(times, rate),
+              "token bucket": accepted}
     # The level between requests rises at the rate, so corners are needed just before each one as well.
     before = np.minimum(capacity, np.concatenate([[capacity], levels[:-1]]) + rate * np.diff(times, prepend=0.0))
     corners = np.stack([before, levels], 1).ravel()
     counted = np.arange(1, len(times) + 1)
     return (
-        line({"level": (np.r_[0, np.repeat(times, 2)], np.r_[capacity, corners]), "refused": (times[~accepted], levels[~accepted])},
+        line({"level": (np.r_[0, np.repeat(times, 2)], np.r_[capacity, corners]),
+              "refused": (times[~accepted], levels[~accepted])},
              x="time (s)", y="tokens in the bucket", markers=["refused"], range_y=(0, capacity * 1.05),
              caption="Every request that is let in takes one token; a request that finds less than one is refused."),
         line({"asked": (np.r_[0, times], np.r_[0, counted]), "let in": (np.r_[0, times], np.r_[0, np.cumsum(accepted)]),
@@ -84,8 +86,8 @@ def show(pattern="bursts", rate=10, capacity=10, load=1.5):
              caption="What is let in stays under the dashed line, here and from any other start."),
         bars({name: int(busiest(times[kept])) for name, kept in let_in.items()}, y="most requests let in within 1 s",
              levels={"limit": rate, "2 × limit": 2 * rate}, range_y=(0, 2.2 * max(rate, (capacity + rate) / 2)),
-             caption="Both windows have the rate as their limit per second. Only the fixed one can pass its own limit, up to "
-             "twice; the bucket never promised less than capacity + rate."),
+             caption="Both windows have the rate as their limit per second. Only the fixed one can pass its own limit, "
+             "up to twice; the bucket never promised less than capacity + rate."),
         f"{len(times)} requests: the bucket lets in {accepted.sum()}, the sliding window {let_in['sliding window'].sum()}, "
         f"the fixed window {let_in['fixed window'].sum()}.",
     )

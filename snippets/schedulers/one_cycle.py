@@ -16,7 +16,7 @@ def one_cycle(step, total, max_lr, pct_start=0.3, low=0.85, high=0.95, div=25, f
 
 
 def train(schedule, z, batch=8):
-    """Logistic regression by SGD with momentum, on features times label; the loss over all data, before and after each step."""
+    """Logistic regression by SGD with momentum, on features times label; the loss over all data after 0, 1, 2 ... steps."""
     chosen = np.random.default_rng(1).integers(0, len(z), (len(schedule), batch))
     w = np.zeros((len(schedule) + 1, z.shape[1]))
     velocity = np.zeros(z.shape[1])
@@ -61,15 +61,16 @@ def show(max_lr=1.0, pct_start=0.3, total=200):
             "The run ends at a ten-thousandth of its first rate.",
         ),
         line(
-            {name: np.minimum(values, 1.2) for name, values in losses.items()}, x="step", y="loss on all data (nats)", dashed=["constant, highest", "constant, a tenth"],
-            range_y=(0.2, 1.22), caption="The same batches for all three. A constant high rate jumps about to the end, a tenth of it is "
+            {name: np.minimum(values, 1.2) for name, values in losses.items()}, x="step", y="loss on all data (nats)",
+            dashed=["constant, highest", "constant, a tenth"], range_y=(0.2, 1.22),
+            caption="The same batches for all three. A constant high rate jumps about to the end, a tenth of it is "
             "slow. With its highest rate well chosen, the cycle crosses fast and then settles below both.",
         ),
         line(
             {"loss": (rates, np.minimum(test, 1.2))}, x="learning rate, growing every step", y="loss on all data (nats)",
             log_x=True, marks={"highest rate": max_lr}, range_y=(0.2, 1.22),
-            caption="Range test: one short run from 0.001 to 30. Choose 2 to 10 times below the rate at which the loss turns up. "
-            "Losses above 1.2 are drawn at 1.2.",
+            caption="Range test: one short run from 0.001 to 30. Choose 2 to 10 times below the rate at which the loss "
+            "turns up. Losses above 1.2 are drawn at 1.2.",
         ),
         "Final loss: " + ", ".join(f"{name} {values[-1]:.3f}" for name, values in losses.items()) + ".",
     )

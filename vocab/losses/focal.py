@@ -27,13 +27,13 @@ class FocalLoss(nn.Module):
     Args:
         alpha: Weight of positive elements; negative ones get ``1 - alpha``. ``None`` weighs both with 1.
         gamma: How fast an element fades as it is classified better, 0 or more.
-        reduction: ``"mean"`` over all elements, ``"sum"`` (detectors divide it by the number of positives), or ``"none"``.
+        reduction: ``"mean"``, ``"sum"`` (detectors divide it by the number of positives), or ``"none"``.
 
     Shapes:
         logits ``(N, ...)``, target ``(N, ...)`` -> a scalar, or ``(N, ...)`` without reduction.
 
     Raises:
-        ValueError: If ``alpha`` is not in [0, 1], ``gamma`` is negative, ``reduction`` is another word, or the shapes differ.
+        ValueError: If ``alpha`` is not in [0, 1], ``gamma`` is negative, ``reduction`` is another word, or shapes differ.
 
     Example:
         >>> loss = FocalLoss(alpha=None, gamma=2.0)
@@ -59,7 +59,9 @@ class FocalLoss(nn.Module):
             raise ValueError(f"target has shape {tuple(target.shape)}; expected that of logits, {tuple(logits.shape)}")
         positive, negative = (1.0, 1.0) if self.alpha is None else (self.alpha, 1 - self.alpha)
         loss = positive * target * self._fading(logits) + negative * (1 - target) * self._fading(-logits)
-        return loss if self.reduction == "none" else loss.mean() if self.reduction == "mean" else loss.sum()
+        if self.reduction == "none":
+            return loss
+        return loss.mean() if self.reduction == "mean" else loss.sum()
 
     def _fading(self, x: Tensor) -> Tensor:
         """Cross-entropy of an element whose truth has the logit ``x``, times ``(1 - p_t)**gamma``.

@@ -18,8 +18,8 @@ __all__ = ["LAMB"]
 class LAMB(Optimizer):
     """Layer-wise adaptive moments for large batches.
 
-    Each parameter tensor is a layer. Adam's direction plus weight decay is rescaled to the length of the weights, so that one step
-    changes a layer by the share ``lr`` of its norm, whatever the size of its gradient::
+    Each parameter tensor is a layer. Adam's direction plus weight decay is rescaled to the length of the weights, so
+    that one step changes a layer by the share ``lr`` of its norm, whatever the size of its gradient::
 
         r = m_hat / (sqrt(v_hat) + eps) + weight_decay * w
         w = w - lr * (norm(w) / norm(r)) * r
@@ -34,7 +34,7 @@ class LAMB(Optimizer):
         weight_decay: Share of the weights added to Adam's direction, before the rescaling.
         bias_correction: Whether the moments are divided by ``1 - beta**t``, as in the paper's algorithm.
         max_trust_ratio: Upper limit of ``norm(w) / norm(r)``; ``None`` for no limit.
-        exclude_1d: Whether biases and gains (tensors with one dimension or none) are neither decayed nor rescaled: plain Adam.
+        exclude_1d: Whether biases and gains (tensors with one dimension or none) get plain Adam: no decay, no ratio.
         maximize: Whether to climb instead of descend.
 
     Raises:
@@ -46,7 +46,7 @@ class LAMB(Optimizer):
         >>> optimizer = LAMB([weight], lr=0.1, weight_decay=0.0)
         >>> (weight * 1000).sum().backward()
         >>> optimizer.step()
-        >>> (weight.data - torch.tensor([[3.0, 4.0]])).norm()  # a tenth of the norm 5, in spite of the gradient's thousands
+        >>> (weight.data - torch.tensor([[3.0, 4.0]])).norm()  # a tenth of the norm 5, however large the gradient
         tensor(0.5000)
     """
 
@@ -85,7 +85,8 @@ class LAMB(Optimizer):
                 loss = closure()
         todo = [(p, group) for group in self.param_groups for p in group["params"] if p.grad is not None]
         if any(p.grad.is_sparse for p, _ in todo):  # before anything has moved
-            raise RuntimeError("LAMB takes no sparse gradients: a layer's norm needs all of it; build the embedding with sparse=False")
+            raise RuntimeError("LAMB takes no sparse gradients, as a layer's norm needs all of it; "
+                               "build the embedding with sparse=False")
         for p, group in todo:
             self._update(p, -p.grad if group["maximize"] else p.grad, group)
         return loss

@@ -1,6 +1,7 @@
 """Rate limiters: token bucket and sliding window, and the fixed window that they replace.
 
-Source: the bucket is the generic cell rate algorithm of ITU-T recommendation I.371 (virtual scheduling form); the windows are folklore.
+Source: Turner 1986, doi:10.1109/MCOM.1986.1092946 (the idea); ITU-T recommendation I.371, generic cell rate algorithm
+in its virtual scheduling form (the bucket as it stands here). The windows are folklore.
 """
 
 from __future__ import annotations
@@ -36,10 +37,10 @@ class _Limiter:
 
 
 class TokenBucket(_Limiter):
-    """Each key has a bucket of ``capacity`` tokens that refills with ``rate`` per second; a request takes its cost or is refused.
+    """Gives each key a bucket of tokens that refills steadily; a request takes its cost from it or is refused.
 
-    In any interval of ``t`` seconds at most ``capacity + rate * t`` tokens are given out. One number per key is kept: the
-    time at which its bucket will be full again. An unknown key is a full bucket, so forgetting full ones changes nothing.
+    In any interval of ``t`` seconds at most ``capacity + rate * t`` tokens are given out. One number per key is kept:
+    when its bucket will be full again. An unknown key is a full bucket, so forgetting full ones changes nothing.
 
     Args:
         rate: Tokens per second, the average that is allowed.

@@ -1,6 +1,6 @@
 """One-cycle policy: the learning rate rises once and falls far, the momentum does the opposite.
 
-Source: Smith and Topin 2017, arXiv:1708.07120 ("1cycle"), and Smith 2018, arXiv:1803.09820, section 4 (cyclical momentum);
+Source: Smith and Topin 2017, arXiv:1708.07120 ("1cycle"); Smith 2018, arXiv:1803.09820, section 4 (cyclical momentum);
 the two-phase form with half cosines is fastai's and the default of torch.optim.lr_scheduler.OneCycleLR.
 """
 
@@ -57,37 +57,43 @@ class OneCycleLR(LRScheduler):
 
     def __init__(
         self, optimizer: Optimizer, max_lr: float | Sequence[float], total_steps: int, pct_start: float = 0.3,
-        anneal_strategy: str = "cos", cycle_momentum: bool = True, base_momentum: float = 0.85, max_momentum: float = 0.95,
-        div_factor: float = 25.0, final_div_factor: float = 1e4, three_phase: bool = False, last_epoch: int = -1,
+        anneal_strategy: str = "cos", cycle_momentum: bool = True, base_momentum: float = 0.85,
+        max_momentum: float = 0.95, div_factor: float = 25.0, final_div_factor: float = 1e4, three_phase: bool = False,
+        last_epoch: int = -1,
     ) -> None:
         if not isinstance(total_steps, int) or total_steps < 1:
             raise ValueError(f"total_steps={total_steps} is not a whole number above 0")
         if anneal_strategy not in ("cos", "linear"):
             raise ValueError(f"anneal_strategy={anneal_strategy!r} is not 'cos' or 'linear'")
         if not 0 <= base_momentum <= max_momentum < 1:
-            raise ValueError(f"base_momentum={base_momentum}, max_momentum={max_momentum}: expected 0 <= base <= max < 1")
+            raise ValueError(f"base_momentum={base_momentum}, max_momentum={max_momentum}: "
+                             "expected 0 <= base <= max < 1")
         if not (div_factor > 0 and final_div_factor > 0):
             raise ValueError(f"div_factor={div_factor} and final_div_factor={final_div_factor} must be above 0")
         groups = optimizer.param_groups
         peaks = list(max_lr) if isinstance(max_lr, Sequence) else [max_lr] * len(groups)
         if len(peaks) != len(groups) or not all(peak > 0 for peak in peaks):
-            raise ValueError(f"max_lr={max_lr} is not a number above 0, or one for each of {len(groups)} parameter groups")
+            raise ValueError(f"max_lr={max_lr} is not a number above 0, "
+                             f"or one for each of {len(groups)} parameter groups")
         self.momentum_name = "betas" if "betas" in optimizer.defaults else "momentum"
         if cycle_momentum and self.momentum_name not in optimizer.defaults:
             raise ValueError(f"{type(optimizer).__name__} has neither momentum nor betas; pass cycle_momentum=False")
 
-        # The corners of the schedule: at which step, and there the learning rate as a share of max_lr, and the momentum.
+        # The corners of the schedule: at which step, and there the rate as a share of max_lr, and the momentum.
         top, start, end = pct_start * total_steps - 1, 1 / div_factor, 1 / div_factor / final_div_factor
         if three_phase:
             self.corners = [0, top, 2 * top, total_steps - 1]
-            self.rates, self.momenta = [start, 1.0, start, end], [max_momentum, base_momentum, max_momentum, max_momentum]
+            self.rates = [start, 1.0, start, end]
+            self.momenta = [max_momentum, base_momentum, max_momentum, max_momentum]
         else:
             self.corners = [0, top, total_steps - 1]
-            self.rates, self.momenta = [start, 1.0, end], [max_momentum, base_momentum, max_momentum]
+            self.rates = [start, 1.0, end]
+            self.momenta = [max_momentum, base_momentum, max_momentum]
         if any(after <= before for before, after in zip(self.corners, self.corners[1:])):
             raise ValueError(f"pct_start={pct_start} of total_steps={total_steps} leaves a phase without a step: "
                              f"its corners would be at steps {self.corners}")
-        self.total_steps, self.peaks, self.anneal_strategy, self.cycle_momentum = total_steps, peaks, anneal_strategy, cycle_momentum
+        self.total_steps, self.peaks = total_steps, peaks
+        self.anneal_strategy, self.cycle_momentum = anneal_strategy, cycle_momentum
         if last_epoch == -1:
             for group, peak in zip(groups, peaks):
                 group["initial_lr"] = peak * start
@@ -95,7 +101,8 @@ class OneCycleLR(LRScheduler):
 
     def get_lr(self) -> list[float]:
         if self.last_epoch > self.total_steps:
-            raise ValueError(f"step() was called {self.last_epoch} times, the schedule has total_steps={self.total_steps}")
+            raise ValueError(f"step() was called {self.last_epoch} times, "
+                             f"the schedule has total_steps={self.total_steps}")
         if len(self.optimizer.param_groups) != len(self.peaks):
             raise ValueError(f"the optimizer has {len(self.optimizer.param_groups)} parameter groups, "
                              f"the schedule was built for {len(self.peaks)}")
@@ -110,7 +117,8 @@ class OneCycleLR(LRScheduler):
             # Set here because every way of stepping a scheduler, SequentialLR's too, comes by here.
             momentum = self._between(self.momenta, phase, done)
             for group in self.optimizer.param_groups:
-                group[self.momentum_name] = momentum if self.momentum_name == "momentum" else (momentum, *group["betas"][1:])
+                adam = self.momentum_name == "betas"
+                group[self.momentum_name] = (momentum, *group["betas"][1:]) if adam else momentum
         return [peak * self._between(self.rates, phase, done) for peak in self.peaks]
 
     @staticmethod

@@ -36,7 +36,7 @@ class Cell {
 
   constructor(private readonly root: HTMLElement) {
     const find = <T extends HTMLElement>(selector: string) => root.querySelector<T>(selector)!;
-    this.spec = JSON.parse(find("script.live-spec").textContent!);
+    this.spec = JSON.parse(root.dataset.spec!);
     this.form = find("form.live-controls");
     this.figures = find(".live-figures");
     this.status = find(".live-status");

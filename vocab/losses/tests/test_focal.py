@@ -154,7 +154,8 @@ def test_bad_prior_is_named(prior):
 def test_each_argument_must_be_a_float_tensor():
     x = torch.zeros(3)
     for logits, target, message in [([0.0], x, "logits is a list"), (x, [0.0], "target is a list"),
-                                    (x.long(), x, "logits has dtype torch.int64"), (x, x.bool(), "target has dtype torch.bool")]:
+                                    (x.long(), x, "logits has dtype torch.int64"),
+                                    (x, x.bool(), "target has dtype torch.bool")]:
         with pytest.raises(TypeError, match=message):
             FocalLoss()(logits, target)
 
@@ -183,7 +184,8 @@ def test_equals_the_loss_of_detection_libraries(alpha, gamma):
     for target in (torch.zeros_like(LOGITS), torch.ones_like(LOGITS)):
         ours = FocalLoss(alpha, gamma, reduction="none")(LOGITS, target)
         # one element at a time, as the library reduces; it writes "no alpha" as a negative number
-        theirs = [library(x.view(1, 1), t.view(1, 1), 1, -1 if alpha is None else alpha, gamma) for x, t in zip(LOGITS, target)]
+        weight = -1 if alpha is None else alpha
+        theirs = [library(x.view(1, 1), t.view(1, 1), 1, weight, gamma) for x, t in zip(LOGITS, target)]
         torch.testing.assert_close(ours, torch.stack(theirs), rtol=1e-9, atol=1e-15)
 
 

@@ -24,8 +24,10 @@ def given(*strategies):
     """Runs a property with hypothesis: 100 random arrivals, the same ones every time."""
     hypothesis = pytest.importorskip("hypothesis")
 
+    settings = hypothesis.settings(max_examples=100, deadline=None, derandomize=True, database=None)
+
     def run(test):
-        hypothesis.settings(max_examples=100, deadline=None, derandomize=True, database=None)(hypothesis.given(*strategies)(test))()
+        settings(hypothesis.given(*strategies)(test))()
 
     return run
 
@@ -90,12 +92,12 @@ def test_retry_after_of_the_bucket_is_exact():
                 assert bucket.allow(key, cost) == (True, 0)
 
 
-@pytest.mark.parametrize("build", [lambda clock: SlidingWindow(3, Fraction(2), clock=clock), lambda clock: FixedWindow(3, Fraction(2), clock=clock)])
-def test_retry_after_of_the_windows_is_exact(build):
+@pytest.mark.parametrize("kind", [SlidingWindow, FixedWindow])
+def test_retry_after_of_the_windows_is_exact(kind):
     @given(arrivals())
     def check(requests):
         clock = Clock()
-        limiter = build(clock)
+        limiter = kind(3, Fraction(2), clock=clock)
         for gap, _, key in requests:
             clock.now += gap
             allowed, wait = limiter.allow(key)
@@ -218,12 +220,11 @@ def test_more_than_the_capacity_is_never_allowed_and_costs_nothing():
     assert bucket.allow("a", 5) == (True, 0)
 
 
-@pytest.mark.parametrize("build", [lambda clock: TokenBucket(Fraction(1), 1, clock=clock), lambda clock: SlidingWindow(1, 1, clock=clock),
-                                   lambda clock: FixedWindow(1, 1, clock=clock)])
-def test_keys_seen_once_are_forgotten(build):
+@pytest.mark.parametrize("kind", [TokenBucket, SlidingWindow, FixedWindow])
+def test_keys_seen_once_are_forgotten(kind):
     """Erratum: a history that keeps every user grows for ever."""
     clock = Clock()
-    limiter = build(clock)
+    limiter = kind(*((Fraction(1), 1) if kind is TokenBucket else (1, Fraction(1))), clock=clock)
     for n in range(1000):
         clock.now += Fraction(1, 10)  # ten new keys a second, each matters for one second
         assert limiter.allow(n)[0]

@@ -169,7 +169,7 @@ def test_steps_within_a_sequence_move_the_momentum_too():
         (dict(pct_start=0.05), "leaves a phase without a step"),
         (dict(pct_start=1.0), "leaves a phase without a step"),
         (dict(pct_start=30.0), "leaves a phase without a step"),
-        (dict(pct_start=0.7, three_phase=True), r"leaves a phase without a step: its corners would be at steps \[0, 13.0, 26.0, 19\]"),
+        (dict(pct_start=0.7, three_phase=True), r"its corners would be at steps \[0, 13.0, 26.0, 19\]"),
         (dict(pct_start=0.525, three_phase=True), "leaves a phase without a step"),
         (dict(total_steps=1), "leaves a phase without a step"),
     ],
