@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import statistics
 import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+
+from tools.environment import browser as browser_executable
+from tools.site import SITE, ensure_site, server
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "browser.jsonl"
@@ -23,24 +23,17 @@ QUIET = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "-
 MEASURE = """
 async ([folder, source]) => {
     const { loadPyodide, version } = await import(folder + "pyodide.mjs");
-    const pyodide = await loadPyodide({ indexURL: folder, packages: ["numpy", "snippets"] });
+    const pyodide = await loadPyodide({ indexURL: folder, lockFileURL: folder + "lock.json", packages: ["numpy", "snippets"] });
     return { pyodide: version, ...JSON.parse(pyodide.runPython(source)) };
 }
 """
 
 
-def find_chromium() -> str | None:
-    """A Chromium or Chrome on the PATH; None lets Playwright take its own."""
-    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-    return next((found for name in names if (found := shutil.which(name))), None)
-
-
-def run(runtime: str | Path, results: Path = RESULTS) -> list[dict]:
+def run(runtime: Path, results: Path = RESULTS) -> list[dict]:
     """Times every operation of snippets.ops against NumPy in one Pyodide, prints a table, appends it to ``results``.
 
     Args:
-        runtime: folder, or address, of the site's browser runtime: pyodide.mjs and its files, and a
-            pyodide-lock.json that knows numpy and snippets.
+        runtime: The folder of the site's browser runtime: pyodide.mjs and its files, and the site's lock.json.
     """
     with served(runtime) as address, chromium() as browser:
         page = browser.new_context(bypass_csp=True).new_page()
@@ -71,7 +64,7 @@ def first_result(page_url: str, repeats: int = 3, results: Path = RESULTS) -> di
             first.append(_click_to_done(page))
             second.append(_click_to_done(page))
             context.close()
-        row = {"kind": "first result", "page": page_url, "browser": f"{browser.browser_type.name} {browser.version}",
+        row = {"kind": "first result", "page": page_url.split("/", 3)[3], "browser": f"{browser.browser_type.name} {browser.version}",
                "first_s": statistics.median(first), "second_s": statistics.median(second)}  # fmt: skip
     print(f"{page_url}: first result after {row['first_s']:.2f} s, the next after {row['second_s']:.3f} s")
     _append(results, [row])
@@ -98,7 +91,7 @@ def chromium() -> Iterator:
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=find_chromium(), args=QUIET)
+        browser = playwright.chromium.launch(executable_path=browser_executable() or None, args=QUIET)
         try:
             yield browser
         finally:
@@ -106,23 +99,12 @@ def chromium() -> Iterator:
 
 
 @contextmanager
-def served(folder: str | Path) -> Iterator[str]:
-    """The address of a folder, served while the block runs; an address is passed on."""
-    if str(folder).startswith(("http://", "https://")):
-        yield str(folder).rstrip("/") + "/"
-        return
-    handler = partial(_Quiet, directory=str(folder))
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}/"
-        server.shutdown()
-
-
-class _Quiet(SimpleHTTPRequestHandler):
-    extensions_map = SimpleHTTPRequestHandler.extensions_map | {".mjs": "text/javascript", ".wasm": "application/wasm"}
-
-    def log_message(self, *_):
-        pass
+def served(folder: Path) -> Iterator[str]:
+    """The address of a folder, served while the block runs."""
+    with server(0, folder) as httpd:
+        threading.Thread(target=httpd.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{httpd.server_port}/"
+        httpd.shutdown()
 
 
 def _append(results: Path, rows: list[dict]) -> None:
@@ -140,3 +122,15 @@ def _rounded(value):
     if isinstance(value, dict):
         return {key: _rounded(item) for key, item in value.items()}
     return float(f"{value:.4g}") if isinstance(value, float) else value
+
+
+def main() -> None:
+    """Each operation against NumPy, then the time from click to first result, on the built site."""
+    ensure_site()
+    run(SITE / "assets" / "pyodide")
+    with served(SITE) as address:
+        first_result(f"{address}attention/grouped-query/")
+
+
+if __name__ == "__main__":
+    main()

@@ -97,8 +97,9 @@ def cases():
     yield "conv2d", "3x3, 64 to 64 channels, 32x32", 10, same_size, [im2col, shifted_products], images
     decay = draw.uniform(0, 1, (1024, 64)).astype(np.float32), normal(1024, 64)
     yield "scan", "T=1024, D=64", 20, ops.scan, [loop], decay
-    points = normal(4096, 64), normal(256, 64)
-    yield "nearest_row", "4096x64, 256 rows", 10, ops.nearest_row, [expanded, row_by_row], points
+    for dim in (16, 64):
+        points = normal(4096, dim), normal(256, dim)
+        yield "nearest_row", f"4096x{dim}, 256 rows", 10, ops.nearest_row, [expanded, row_by_row], points
     edges = normal(16384, 64), draw.integers(0, 1024, 16384), 1024
     yield "segment_sum", "16384x64, 1024 segments", None, ops.segment_sum, [add_at, sorted_sums], edges
 

@@ -199,7 +199,7 @@ def test_output_streams_while_the_code_runs(page, address):
 
 def test_running_out_of_memory_is_survived(page, address):
     page.goto(f"{address}{PLAIN}/")
-    edit(page, "import numpy as np\nx = np.ones((20_000, 20_000))\n")
+    edit(page, "import numpy as np\nx = [np.zeros((16_000, 16_000), np.uint8) for _ in range(40)]\n")
     page.click("[data-action=run]")
     assert state(page, "error", "done") == "error"
     assert "MemoryError" in page.inner_text(".live-output")

@@ -63,7 +63,7 @@ def show(model="Llama 2 70B", kv_heads="as published", context=32_000, batch=8, 
     latent = layers * (512 + 64) * context * batch * number / gib  # one latent and one rotary key instead of K and V
     weights = 2 * parameters / gib
 
-    lengths = np.ceil(context * np.random.default_rng(0).uniform(0.02, 1, batch)).astype(int)
+    lengths = np.ceil(context * np.random.default_rng(0).uniform(0.02, 1, batch))  # float: an int of the browser has 32 bits
     held = {
         "tokens written": lengths.sum(),
         "paged": (np.ceil(lengths / 16) * 16).sum(),

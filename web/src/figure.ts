@@ -205,10 +205,10 @@ function bars(fig: Bars, width: number): Chart {
     height: long ? 270 : 240,
     key: plain ? undefined : series.map((n, i) => [n, SERIES[i % SERIES.length]]),
     option: {
-      grid: { ...GRID, bottom: (fig.x ? 42 : 26) + (long ? 34 : 0) },
+      grid: { ...GRID, top: values ? 42 : 30, bottom: (fig.x ? 42 : 26) + (long ? 34 : 0) },
       xAxis: xAxis(fig.x, { type: "category", data: fig.names, nameGap: long ? 58 : 26, axisTick: { show: false },
         axisLabel: { ...FONT, fontSize: 11, interval: fig.names.length > 16 ? "auto" : 0, rotate: long ? 35 : 0, width: long ? 90 : room, overflow: "truncate" } }),
-      yAxis: yAxis(fig.y, { ...valueAxis(fig.log_y, fig.range_y), scale: fig.log_y,
+      yAxis: yAxis(fig.y, { ...valueAxis(fig.log_y, fig.range_y), scale: fig.log_y, nameGap: values ? 22 : 12,
         max: fig.range_y?.[1] ?? (reach ? (v: { max: number }) => (v.max >= reach ? undefined : Number((reach * 1.08).toPrecision(3))) : undefined) }),
       series: series.map((name, i) => ({
         type: "bar", name, data: fig.series[name], stack: fig.stacked ? "all" : undefined, barMaxWidth: 46, emphasis: { disabled: true },

@@ -33,6 +33,7 @@ class Cell {
   private editor: Editor | null = null;
   private shownFigures: Figure[] | null = null;
   private again = false;
+  private printed = ""; // output that came since the last frame
 
   constructor(private readonly root: HTMLElement) {
     const find = <T extends HTMLElement>(selector: string) => root.querySelector<T>(selector)!;
@@ -127,7 +128,7 @@ class Cell {
     if (running()) { this.again = true; return; }
     const started = isWarm();
     this.set(started ? "running" : "loading", started ? "Running …" : `Loading ${megabytes(this.spec.bytes)} …`);
-    this.output.textContent = "";
+    this.output.textContent = this.printed = "";
     this.output.hidden = true;
     this.editor?.mark(null);
     const drawing = import("./figure"); // loads while Python does
@@ -193,9 +194,17 @@ class Cell {
   }
 
   private print(text: string): void {
+    // Thousands of prints come in thousands of messages: they are shown once a frame.
+    if (this.printed === "") requestAnimationFrame(() => this.showPrinted());
+    this.printed += text;
+  }
+
+  private showPrinted(): void {
+    if (this.printed === "") return;
     this.output.hidden = false;
-    this.output.textContent = (this.output.textContent + text).slice(-MOST_SHOWN);
+    this.output.textContent = (this.output.textContent + this.printed).slice(-MOST_SHOWN);
     this.output.scrollTop = this.output.scrollHeight;
+    this.printed = "";
   }
 
   private fail(trace: string, line: number | null, message: string): void {
