@@ -29,20 +29,20 @@ WITH_MODULE = [e for e in entries() if e.module.exists()]
 def params(check, kinds):
     found = []
     for entry in WITH_MODULE:
-        if entry.kind in kinds or (entry.kind in OPTIONAL and kinds is CALLABLE and hasattr(tests_of(entry), "example")):
+        if entry.kind in kinds or (entry.kind in OPTIONAL and kinds is CALLABLE and hasattr(module_of_tests(entry), "example")):
             reason = EXCEPTIONS.get((entry.name, check))
             found.append(pytest.param(entry, id=entry.name, marks=[pytest.mark.xfail(reason=reason)] if reason else []))
     return found
 
 
-def tests_of(entry):
+def module_of_tests(entry):
     family, name = entry.python.split(".")
     return importlib.import_module(f"vocab.{family}.tests.test_{name}")
 
 
 def example(entry, seed=0):
     torch.manual_seed(seed)
-    return tests_of(entry).example()
+    return module_of_tests(entry).example()
 
 
 def floats(result):

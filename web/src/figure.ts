@@ -47,6 +47,12 @@ const SIGNED = ["2166ac", "67a9cf", "d1e5f0", "f7f7f7", "fddbc7", "ef8a62", "b21
 
 export const WIDTH = 340; // of a figure drawn at build time: a phone's width, so that its text is never scaled down much
 
+/** Two or three digits: for labels in a chart, where the table below has the rest. */
+function short(v: Num): string {
+  if (v === null || v === 0 || Math.abs(v) >= 0.001) return number(v === null ? v : Number(v.toPrecision(3)));
+  return v.toExponential(0);
+}
+
 function tick(v: number): string {
   if (v !== 0 && (Math.abs(v) >= 1e6 || Math.abs(v) < 1e-3)) return v.toExponential(0).replace("e+", "e");
   return Math.abs(v) >= 10000 ? `${Number((v / 1000).toPrecision(3))}k` : String(Number(v.toPrecision(6)));
@@ -173,7 +179,7 @@ function scatter(fig: Scatter, width: number): Chart {
     else { const more = ((height - GRID.top - GRID.bottom) * perX - (ry[1] - ry[0])) / 2; ry = [ry[0] - more, ry[1] + more]; }
   }
   const colourOf = new Map([...new Set([...names, ...lineNames])].map((n, i) => [n, SERIES[i % SERIES.length]]));
-  const many = all.length > 300;
+  const many = (name: string) => fig.groups[name].length > 150;
   return {
     height,
     key: colourOf.size > 1 ? [...colourOf] : undefined,
@@ -181,11 +187,11 @@ function scatter(fig: Scatter, width: number): Chart {
       grid: GRID, xAxis: xAxis(fig.x, { ...valueAxis(false, rx), splitLine: { show: false } }), yAxis: yAxis(fig.y, valueAxis(false, ry)),
       series: [
         ...lineNames.flatMap((name) => fig.lines[name].map((data) => ({
-          type: "line", name, data, symbol: "none", silent: true, emphasis: { disabled: true }, tooltip: { show: false },
+          type: "line", name, data, symbol: "none", silent: true, z: 1, emphasis: { disabled: true }, tooltip: { show: false },
           lineStyle: { width: 1.5, color: colourOf.get(name), opacity: 0.8 },
         }))),
         ...names.map((name) => ({
-          type: "scatter", name, symbolSize: many ? 4 : 7, emphasis: { disabled: true }, itemStyle: { color: colourOf.get(name), opacity: many ? 0.55 : 0.9 },
+          type: "scatter", name, z: 3, symbolSize: many(name) ? 4 : 7, emphasis: { disabled: true }, itemStyle: { color: colourOf.get(name), opacity: many(name) ? 0.55 : 0.9 },
           data: fig.groups[name].map((value, i) => (fig.labels[name] ? { value, label: { show: true, position: "right", distance: 3, ...FONT, fontSize: 11, formatter: fig.labels[name][i] } } : value)),
         })),
       ],
@@ -213,7 +219,7 @@ function bars(fig: Bars, width: number): Chart {
       series: series.map((name, i) => ({
         type: "bar", name, data: fig.series[name], stack: fig.stacked ? "all" : undefined, barMaxWidth: 46, emphasis: { disabled: true },
         itemStyle: { color: SERIES[i % SERIES.length] }, markLine: i === 0 ? references(fig.levels, {}) : undefined,
-        label: { show: values, position: "top", ...FONT, fontSize: 11, formatter: (p: any) => number(p.value) },
+        label: { show: values, position: "top", ...FONT, fontSize: 11, formatter: (p: any) => short(p.value) },
       })),
       tooltip: { trigger: "axis", ...TOOLTIP, formatter: (rows: any) => tip([rows[0].name, undefined], rows.map((r: any) => [r.seriesName || fig.y, r.value, r.color])) },
     },
@@ -390,7 +396,7 @@ function picture(fig: Image): string {
 function around(fig: Figure, made: Chart | null, plot: string): string {
   const key = made?.key ? `<ul class="fig-key">${made.key.map(([n, c]) => `<li><i style="background:${c}"></i>${escape(n)}</li>`).join("")}</ul>` : "";
   const scale = made?.scale
-    ? `<p class="fig-scale">${escape(made.scale.value)} <span>${number(made.scale.range[0])}</span><i class="${made.scale.signed ? "signed" : "viridis"}"></i><span>${number(made.scale.range[1])}</span></p>`
+    ? `<p class="fig-scale">${escape(made.scale.value)} <span>${short(made.scale.range[0])}</span><i class="${made.scale.signed ? "signed" : "viridis"}"></i><span>${short(made.scale.range[1])}</span></p>`
     : "";
   return `<figure class="fig" data-kind="${fig.kind}">${key}<div class="fig-plot">${plot}</div>${scale}<figcaption>${escape(fig.caption)}</figcaption>${dataTable(fig)}</figure>`;
 }
