@@ -72,7 +72,7 @@ def colour(source: str) -> str:
     return highlight(source, PythonLexer(), HtmlFormatter(cssclass="highlight", wrapcode=True)).rstrip()
 
 
-def cell(name: str, title: str, snippet: Path, made: dict, base: str, assets: Assets) -> str:
+def cell(name: str, title: str, snippet: Path, made: dict, base: str, assets: Assets, *, unfolded: bool = True) -> str:
     """HTML of a live cell.
 
     Args:
@@ -82,6 +82,7 @@ def cell(name: str, title: str, snippet: Path, made: dict, base: str, assets: As
         made: What ``render`` returned.
         base: Relative URL of the site's root, with a slash at its end.
         assets: What the browser will load.
+        unfolded: Whether the code is shown before the reader asks for it.
     """
     algorithm = snippet.read_text(encoding="utf-8").partition("\n# %% demo")[0]
     path = f"{base}assets/sources/snippets/{snippet.parent.name}/{snippet.name}"
@@ -100,7 +101,7 @@ def cell(name: str, title: str, snippet: Path, made: dict, base: str, assets: As
 <div class="live-figures">{made["figures"]}</div>
 <div class="live-bar" hidden>{buttons}<progress hidden aria-label="Loading Python"></progress><span class="live-status" role="status"></span></div>
 <pre class="live-output" tabindex="0" aria-label="Output" hidden></pre>
-<details class="live-code" open><summary>NumPy, as it runs here</summary>
+<details class="live-code"{" open" if unfolded else ""}><summary>NumPy, as it runs here</summary>
 <div class="live-editor"></div>
 <div class="live-static">{colour(algorithm.strip())}<a href="{path}">The whole file, with the demo</a></div>
 </details>

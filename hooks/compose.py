@@ -339,7 +339,7 @@ def compose_home(site: Site, node: Renderer, cache: Path, assets: Assets) -> str
     """Search, one live figure, the families as cards, reading paths."""
     page = site.pages[site.home.live]
     made = render(page.entry.snippet, page.entry.root, node, cache)
-    shown = cell(page.entry.name, page.matter.title, page.entry.snippet, made, "", assets)
+    shown = cell(page.entry.name, page.matter.title, page.entry.snippet, made, "", assets, unfolded=False)
     cards = "".join(
         f'<li><a href="{f.slug}/"><b>{escape(f.matter.title)}</b><span>{escape(plain(f.matter.question))}</span><small>{len(f.pages)} {"entry" if len(f.pages) == 1 else "entries"}</small></a></li>'
         for f in site.families.values()

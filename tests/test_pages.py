@@ -203,6 +203,36 @@ def test_the_agreement_chip_tells_when_sources_changed(root):
     assert "changed since checked" in composed(root)
 
 
+def test_a_kernel_that_was_not_measured_says_so_and_one_that_was_shows_its_newest_numbers(root):
+    assert "not measured" in compose.measured("scan", root)
+    path = root / "benchmarks/results/kernels.jsonl"
+    path.parent.mkdir(parents=True)
+    row = {"op": "scan", "gpu": "H200", "torch": "2.11", "triton": "3.6", "shape": "8x8", "dtype": "bf16", "direction": "fwd", "provider": "eager", "p50_ms": 1.5}
+    records = [{**row, "date": "2026-01-01", "p50_ms": 9.9}, {**row, "date": "2026-02-02"}, {**row, "op": "other", "date": "2026-03-03"}]
+    path.write_text("\n".join(map(json.dumps, records)) + "\n")
+    table = compose.measured("scan", root)
+    assert "Measured on H200, torch 2.11, Triton 3.6, 2026-02-02." in table and "| 8x8 | bf16 | fwd | eager | 1.5 |" in table
+    assert "9.9" not in table
+
+
+def test_a_kernel_to_come_is_announced(root):
+    change(root / "docs/family/thing.md", "kind: module", "kind: module\nkernel: planned")
+    assert "No kernel yet" in composed(root) and "GPU kernel</a>" not in composed(root)
+
+
+def test_only_what_runs_on_the_gpu_is_shown_of_a_kernel_file(tmp_path):
+    file = tmp_path / "op.py"
+    file.write_text("import triton\n\n\ndef host():\n    pass\n\n\nif True:\n    @triton.jit\n    def device(x):\n        return x\n")
+    assert compose.triton_functions(file) == "@triton.jit\ndef device(x):\n    return x"
+
+
+def test_a_family_compares_its_entries_by_what_their_front_matter_says(root):
+    change(root / "docs/family/thing.md", "kind: module", "kind: module\ncompare: {cost: 2·T <b>}")
+    page = compose.compose_family(read_site(root).families["family"], read_site(root))
+    assert "<th scope='col'>cost</th>" in page and "<td>2·T &lt;b&gt;</td>" in page and "<td>–</td>" in page
+    assert page.index(">Thing</a>") < page.index(">Other</a>"), "in the family's own order"
+
+
 def test_the_policy_allows_only_scripts_that_are_there():
     page = '<head></head><script>a()</script><script src="x.js"></script><script type="application/json">{}</script>'
     policy = mkdocs_hooks.policy(page)

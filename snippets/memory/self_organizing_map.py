@@ -44,7 +44,7 @@ def squares(side):
     return np.stack(np.meshgrid(np.arange(side), np.arange(side), indexing="ij"), -1).reshape(-1, 2).astype(float)
 
 
-def sample(rng, data, n=300):
+def sample(rng, data, n=200):
     if data == "square":
         return rng.uniform(-1, 1, (n, 2))
     angle, radius = rng.uniform(0, 2 * np.pi, n), rng.uniform(0.7, 1.0, n)
