@@ -112,7 +112,7 @@ def pytorch(page: Page) -> str:
              f'<p><a href="../../assets/sources/{test}">{test}</a></p></details>') if names else ""
     return f"""## PyTorch {EXCLUDE}
 
-[{path}](../../assets/sources/{path}){{: .source }}
+<a class="source" href="../../assets/sources/{path}">{path}</a>
 
 ```python
 {source.strip()}
@@ -157,7 +157,7 @@ def kernel(page: Page) -> str:
     for file in page.entry.kernels:
         path = file.relative_to(page.entry.root).as_posix()
         parts.append(measured(file.stem, page.entry.root))
-        parts.append(f'[{path}](../../assets/sources/{path}){{: .source }}\n\n```python\n{triton_functions(file)}\n```')
+        parts.append(f'<a class="source" href="../../assets/sources/{path}">{path}</a>\n\n```python\n{triton_functions(file)}\n```')
     return "\n\n".join(parts)
 
 

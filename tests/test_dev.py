@@ -11,7 +11,7 @@ import pytest
 from tools import environment, runtime, stamps
 from tools.cli import parser
 from tools.new import create, unplan
-from tools.site import server
+from tools.site import complaints, server
 from tools.trouble import ROOT, Trouble, run
 from vocab.entries import entries
 
@@ -61,6 +61,12 @@ def test_a_failing_step_says_where_its_output_is():
         run([sys.executable, "-c", "import sys; print('SomeError: it broke'); sys.exit(3)"], "nothing", "Do this.")
     with pytest.raises(Trouble, match="no-such-program is not there. Install it."):
         run(["no-such-program"], "nothing", "Install it.")
+
+
+def test_what_mkdocs_complains_of_is_shown_whole(tmp_path):
+    log = tmp_path / "mkdocs.log"
+    log.write_text(f"INFO    -  Building\\nERROR   -  \n{ROOT}/docs/a/b.md: kind: got 'x'\nWARNING -  Doc file 'c.md' contains a link\n\nAborted with a BuildError!\n")
+    assert complaints(log) == "docs/a/b.md: kind: got 'x'\nDoc file 'c.md' contains a link"
 
 
 def test_packages_that_do_not_match_their_hash_are_refused(monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import os
+import re
 import shutil
 import socket
 import sys
@@ -51,11 +52,22 @@ def ensure_site() -> None:
     env = {**os.environ, "NO_MKDOCS_2_WARNING": "1", "PATH": f"{Path(node).parent}{os.pathsep}{os.environ.get('PATH', '')}"}
     building = CACHE / "site"
     shutil.rmtree(building, ignore_errors=True)
-    run([sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", building], "mkdocs", "Mend what it names and run again.", env=env)
+    try:
+        # Not --quiet: it hides warnings from --strict, which then passes over broken links.
+        run([sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", building], "mkdocs", "", env=env)
+    except Trouble:
+        raise Trouble(f"The pages were not built; mend this and run again:\n{complaints(CACHE / 'logs' / 'mkdocs.log')}") from None
     # The old site stays until the new one is whole.
     shutil.rmtree(SITE, ignore_errors=True)
     building.rename(SITE)
     mark_fresh("site", now)
+
+
+def complaints(log: Path) -> str:
+    """What MkDocs and the hooks complained of, with paths as seen from here."""
+    lines = log.read_text(encoding="utf-8").replace(f"{ROOT}{os.sep}", "").splitlines()
+    lines = [re.sub(r"^(ERROR|WARNING) +- +", "", line).strip() for line in lines]
+    return "\n".join(line for line in lines if line and not line.startswith(("Aborted", "INFO", "DEBUG")))
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):

@@ -28,7 +28,7 @@ def expect(name: str, x: Tensor, dims: str, *, dtype: str = "float", **sizes: in
         TypeError: If ``x`` is no tensor or has another kind of dtype.
         ValueError: If its shape does not fit.
 
-    Example:
+    Examples:
         >>> expect("x", torch.zeros(2, 3), "batch time d_model", d_model=3)
         Traceback (most recent call last):
         ValueError: x has shape (2, 3); expected (batch, time, d_model=3)

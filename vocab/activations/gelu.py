@@ -31,7 +31,7 @@ def gelu(x: Tensor, approximate: str = "none") -> Tensor:
     Raises:
         ValueError: If ``approximate`` is another word.
 
-    Example:
+    Examples:
         >>> gelu(torch.tensor([-1.0, 0.0, 1.0]))
         tensor([-0.1587,  0.0000,  0.8413])
     """
@@ -62,7 +62,7 @@ class GELU(nn.Module):
     Raises:
         ValueError: If ``approximate`` is another word.
 
-    Example:
+    Examples:
         >>> GELU("tanh")(torch.tensor([3.0]))
         tensor([2.9964])
     """

@@ -41,7 +41,7 @@ class GPT(nn.Module):
     Raises:
         ValueError: If ``ids`` is not ``(B, T)``, or the sequence is longer than ``n_positions``.
 
-    Example:
+    Examples:
         >>> model = GPT(vocab_size=10, n_positions=8, n_embd=12, n_layer=2, n_head=3).eval()
         >>> ids = torch.tensor([[3, 1, 4, 1, 5]])
         >>> cache = KVCache(n_layers=2, batch=1, n_kv_heads=3, head_dim=4, max_len=8)
@@ -139,7 +139,7 @@ def next_token_loss(logits: Tensor, ids: Tensor) -> Tensor:
     Raises:
         ValueError: If the shapes do not fit, or there is no second token to predict.
 
-    Example:
+    Examples:
         >>> next_token_loss(torch.zeros(1, 3, 10), torch.tensor([[3, 1, 4]]))  # log 10
         tensor(2.3026)
     """

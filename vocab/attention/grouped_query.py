@@ -36,7 +36,7 @@ class GroupedQueryAttention(nn.Module):
         dropout: Share of attention weights set to zero in training.
         rotary: Turns queries and keys by their positions; without it, position must be in ``x`` already.
 
-    Example:
+    Examples:
         >>> attention = GroupedQueryAttention(d_model=64, n_heads=8, n_kv_heads=2).eval()
         >>> x = torch.randn(1, 5, 64)
         >>> cache = KVCache(n_layers=1, batch=1, n_kv_heads=2, head_dim=8, max_len=5)
@@ -144,7 +144,7 @@ def mean_pool_kv(state_dict: Mapping[str, Tensor], n_kv_heads: int, *, head_dim:
     Raises:
         ValueError: If a projection's heads cannot be divided into ``n_kv_heads`` groups, or there is none.
 
-    Example:
+    Examples:
         >>> heads = torch.tensor([1.0, 3.0, 10.0, 20.0])[:, None]  # four heads of width 1
         >>> mean_pool_kv({"k_proj.weight": heads, "v_proj.weight": heads}, 2, head_dim=1)["k_proj.weight"].flatten()
         tensor([ 2., 15.])

@@ -37,7 +37,7 @@ class DilatedConv2d(nn.Module):
         ValueError: If a size is below 1, ``padding`` is another word, or ``x`` has other channels or is smaller
             than the kernel's span where nothing pads it.
 
-    Example:
+    Examples:
         >>> conv = DilatedConv2d(3, 8, kernel_size=3, dilation=4)
         >>> conv(torch.zeros(1, 3, 20, 30)).shape
         torch.Size([1, 8, 20, 30])
@@ -88,7 +88,7 @@ def receptive_field(kernel_size: int, dilations: list[int]) -> int:
     Raises:
         ValueError: If a size is below 1.
 
-    Example:
+    Examples:
         >>> receptive_field(2, [2**i for i in range(10)])  # one block of WaveNet
         1024
     """
@@ -109,7 +109,7 @@ def seen_offsets(kernel_size: int, dilations: list[int]) -> list[int]:
     Raises:
         ValueError: If a size is below 1.
 
-    Example:
+    Examples:
         >>> seen_offsets(3, [2, 2, 2])
         [0, 2, 4, 6, 8, 10, 12]
     """
@@ -145,7 +145,7 @@ class ASPP(nn.Module):
     Raises:
         ValueError: If there are no rates, ``x`` has other channels, or one image is given in training.
 
-    Example:
+    Examples:
         >>> pyramid = ASPP(16, 8).eval()
         >>> pyramid(torch.zeros(1, 16, 33, 33)).shape
         torch.Size([1, 8, 33, 33])

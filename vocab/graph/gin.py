@@ -33,7 +33,7 @@ class GINConv(nn.Module):
     Raises:
         ValueError: If a shape does not fit or an edge names a node that is not there.
 
-    Example:
+    Examples:
         >>> conv = GINConv(nn.Identity())
         >>> conv(torch.tensor([[1.0], [10.0], [100.0]]), torch.tensor([[1, 2], [0, 0]]))
         tensor([[111.],
@@ -82,7 +82,7 @@ class GIN(nn.Module):
         ValueError: If there are fewer than two layers, ``dropout`` is no probability, a shape does not fit, or an
             edge or ``batch`` names what is not there.
 
-    Example:
+    Examples:
         >>> triangle = torch.tensor([[0, 1, 1, 2, 2, 0], [1, 0, 2, 1, 0, 2]])
         >>> GIN(in_channels=4, hidden_channels=16, out_channels=2)(torch.ones(3, 4), triangle).shape
         torch.Size([1, 2])

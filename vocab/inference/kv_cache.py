@@ -46,7 +46,7 @@ class KVCache:
         lengths: Tokens seen by each layer; the absolute position of that layer's next token.
         window: Tokens that a query may look back on, itself included; ``None`` if all.
 
-    Example:
+    Examples:
         >>> cache = KVCache(n_layers=1, batch=1, n_kv_heads=2, head_dim=4, max_len=3, policy="rolling")
         >>> for t in range(5):
         ...     k, v = cache.update(0, torch.full((1, 2, 1, 4), float(t)), torch.zeros(1, 2, 1, 4))
@@ -164,7 +164,7 @@ def causal_mask(
     Returns:
         Booleans ``(n_queries, n_keys)``, true where seen.
 
-    Example:
+    Examples:
         >>> causal_mask(2, 4).int()
         tensor([[1, 1, 1, 0],
                 [1, 1, 1, 1]], dtype=torch.int32)
@@ -189,7 +189,7 @@ def cache_bytes(
         batch: Sequences.
         bytes_per_number: 2 for 16 bit, 1 for 8 bit, 0.5 for 4 bit (without the scales that these need).
 
-    Example:
+    Examples:
         >>> cache_bytes(n_layers=80, n_kv_heads=8, head_dim=128, tokens=1)  # Llama 2 70B
         327680
     """

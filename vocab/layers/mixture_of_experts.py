@@ -54,7 +54,7 @@ class MixtureOfExperts(nn.Module):
     Raises:
         ValueError: If ``top_k`` is not between 1 and ``n_experts``, another setting cannot be, or ``x`` does not fit.
 
-    Example:
+    Examples:
         >>> moe = MixtureOfExperts(d_model=16, d_ff=32, n_experts=4, top_k=2)
         >>> y, aux = moe(torch.randn(2, 5, 16))
         >>> y.shape, float(aux["load"].sum())

@@ -35,7 +35,7 @@ class FocalLoss(nn.Module):
     Raises:
         ValueError: If ``alpha`` is not in [0, 1], ``gamma`` is negative, ``reduction`` is another word, or shapes differ.
 
-    Example:
+    Examples:
         >>> loss = FocalLoss(alpha=None, gamma=2.0)
         >>> loss(torch.tensor([math.log(9.0)]), torch.tensor([1.0]))  # p_t = 0.9: a hundredth of 0.1054
         tensor(0.0011)
@@ -81,7 +81,7 @@ def prior_bias(prior: float = 0.01) -> float:
     Raises:
         ValueError: If ``prior`` is not inside (0, 1).
 
-    Example:
+    Examples:
         >>> round(prior_bias(0.01), 3)
         -4.595
     """

@@ -42,7 +42,7 @@ class SelfOrganizingMap(nn.Module):
         TypeError: If ``x`` is no floating-point tensor.
         ValueError: If a setting is out of range or the data does not have ``dim`` columns.
 
-    Example:
+    Examples:
         >>> x = torch.rand(200, 1, generator=torch.Generator().manual_seed(0))
         >>> som = SelfOrganizingMap(1, grid=(1, 10)).start(x, generator=torch.Generator().manual_seed(0))
         >>> ends = som.fit(x, epochs=20, mode="batch").weight[:, 0].diff().sign()

@@ -28,7 +28,7 @@ def rms_norm(x: Tensor, weight: Tensor | None = None, eps: float = 1e-6, *, unit
     Shapes:
         x ``(..., D)``, weight ``(D,)`` -> ``(..., D)``.
 
-    Example:
+    Examples:
         >>> rms_norm(torch.tensor([3.0, -4.0, 0.0, 0.0]), eps=0.0)
         tensor([ 1.2000, -1.6000,  0.0000,  0.0000])
     """
@@ -59,7 +59,7 @@ class RMSNorm(nn.Module):
         ValueError: If the last dimension is not ``dim``, or residual and ``x`` differ.
         RuntimeError: If ``backend="triton"`` cannot run here; the message says why.
 
-    Example:
+    Examples:
         >>> norm = RMSNorm(4)
         >>> y, stream = norm(torch.ones(2, 4), residual=torch.ones(2, 4))
         >>> stream[0].tolist(), [round(v, 4) for v in y[0].tolist()]

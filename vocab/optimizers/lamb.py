@@ -41,7 +41,7 @@ class LAMB(Optimizer):
         ValueError: If an option is out of range.
         RuntimeError: If a gradient is sparse.
 
-    Example:
+    Examples:
         >>> weight = torch.nn.Parameter(torch.tensor([[3.0, 4.0]]))
         >>> optimizer = LAMB([weight], lr=0.1, weight_decay=0.0)
         >>> (weight * 1000).sum().backward()

@@ -38,7 +38,7 @@ class RotaryEmbedding(nn.Module):
         ValueError: If ``rotary_dim`` is odd or wider than a head, ``base`` is not positive, ``layout`` is unknown,
             or q, k and ``position_ids`` do not fit each other.
 
-    Example:
+    Examples:
         >>> rotary = RotaryEmbedding(head_dim=4)
         >>> q, k = torch.ones(1, 8, 3, 4), torch.ones(1, 2, 3, 4)
         >>> rotary(q, k)[0][0, 0].round(decimals=2)

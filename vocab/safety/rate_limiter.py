@@ -50,7 +50,7 @@ class TokenBucket(_Limiter):
     Raises:
         ValueError: If ``rate`` or ``capacity`` is not above 0, or a cost is negative or infinite.
 
-    Example:
+    Examples:
         >>> seconds = iter([0.0, 0.0, 0.0, 0.5])
         >>> bucket = TokenBucket(rate=2, capacity=2, clock=lambda: next(seconds))
         >>> [bucket.allow("ann") for _ in range(4)]
@@ -135,7 +135,7 @@ class SlidingWindow(_Limiter):
     Raises:
         ValueError: If ``limit`` is not a whole number above 0, or ``window`` is not above 0.
 
-    Example:
+    Examples:
         >>> seconds = iter([0.0, 0.9, 1.0])
         >>> limiter = SlidingWindow(limit=1, window=1.0, clock=lambda: next(seconds))
         >>> [limiter.allow("ann")[0] for _ in range(3)]
@@ -185,7 +185,7 @@ class FixedWindow(_Limiter):
     Raises:
         ValueError: If ``limit`` is not a whole number above 0, or ``window`` is not above 0.
 
-    Example:
+    Examples:
         >>> seconds = iter([0.9, 0.9, 1.0, 1.0])
         >>> limiter = FixedWindow(limit=2, window=1.0, clock=lambda: next(seconds))
         >>> [limiter.allow("ann")[0] for _ in range(4)]  # four within 0.1 seconds

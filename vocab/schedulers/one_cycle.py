@@ -42,7 +42,7 @@ class OneCycleLR(LRScheduler):
         ValueError: If a value is out of range, a phase would have no step, the optimizer has no momentum to cycle, or
             ``step()`` is called more than ``total_steps`` times.
 
-    Example:
+    Examples:
         >>> import torch
         >>> optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0, momentum=0.9)
         >>> scheduler = OneCycleLR(optimizer, max_lr=0.5, total_steps=10)

@@ -51,7 +51,7 @@ class LIF(nn.Module):
         TypeError: If ``current`` or the state's membrane is no floating-point tensor.
         ValueError: If a constant is out of range, or a shape does not fit.
 
-    Example:
+    Examples:
         >>> spikes, v = LIF(tau=20.0)(torch.full((100, 1, 1), 1.5))
         >>> spikes.nonzero()[:, 0].tolist()  # 20 ln 3 = 21.97, so every 22nd step
         [21, 43, 65, 87]
@@ -186,7 +186,7 @@ def firing_rate(
         ``1 / (t_ref + tau ln((R I + v_rest - v_reset) / (R I + v_rest - v_th)))``, and zero up to the rheobase, where
         ``R I + v_rest`` does not exceed ``v_th``.
 
-    Example:
+    Examples:
         >>> firing_rate(torch.tensor([1.0, 1.5, 3.0]), tau=20.0, t_ref=2.0)
         tensor([0.0000, 0.0417, 0.0989])
     """

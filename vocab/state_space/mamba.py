@@ -22,7 +22,7 @@ __all__ = ["Mamba", "MambaState", "selective_scan"]
 class MambaState(NamedTuple):
     """What a layer remembers between calls; its size does not grow with time.
 
-    Args:
+    Attributes:
         conv: ``(B, E, K - 1)``, the latest inputs of the convolution.
         ssm: ``(B, E, N)``, the state of the recurrence.
     """
@@ -47,7 +47,7 @@ class Mamba(nn.Module):
     Raises:
         ValueError: If a size is below 1, or ``x`` or ``state`` has another shape.
 
-    Example:
+    Examples:
         >>> mamba = Mamba(d_model=8)
         >>> y, state = mamba(torch.zeros(1, 5, 8))
         >>> next_y, state = mamba.step(torch.zeros(1, 8), state)
@@ -144,7 +144,7 @@ def selective_scan(
     Raises:
         ValueError: If a shape does not fit that of ``u``.
 
-    Example:
+    Examples:
         >>> one = torch.ones(1, 1, 4)
         >>> selective_scan(one, torch.tensor([[[1.0, 0.0, 0.0, 1.0]]]), torch.tensor([[-1.0]]), one, one)
         tensor([[[1.0000, 1.0000, 1.0000, 1.3679]]])

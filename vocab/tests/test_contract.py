@@ -10,6 +10,7 @@ Kinds ``technique`` and ``concept`` may have none.
 
 import ast
 import copy
+import doctest
 import importlib
 import inspect
 
@@ -80,6 +81,12 @@ def test_documented(entry):
         taken = [p for p in inspect.signature(thing).parameters if p not in ("args", "kwargs")]
         for p in taken:
             assert f"{p}:" in doc or f"{p} " in doc or f"``{p}``" in doc, f"{name}: the docstring does not explain {p}"
+
+
+@contract((*CALLABLE, "optimizer", "scheduler", *OPTIONAL))
+def test_examples_of_the_docstrings_run(entry):
+    found = doctest.testmod(importlib.import_module(f"vocab.{entry.python}"))
+    assert found.attempted and not found.failed
 
 
 @contract(CALLABLE)
