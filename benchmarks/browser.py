@@ -43,11 +43,11 @@ def run(runtime: Path, results: Path = RESULTS) -> list[dict]:
     about |= {key: found[key] for key in ("pyodide", "numpy", "backend")}
     rows = [{"kind": "op", **row, **about} for row in found["rows"]]
     print(f"{about['browser']}, Pyodide {about['pyodide']}, NumPy {about['numpy']}, {about['backend']} kernels, float32\n")
-    print(f"{'operation':12} {'shape':32} {'ours ms':>8} {'NumPy ms':>8} {'ratio':>6} {'to reach':>8}  NumPy's ways, ms")
+    print(f"{'operation':12} {'shape':32} {'ours ms':>8} {'NumPy ms':>8} {'ratio':>6} {'to fastest':>10} {'to reach':>8}  NumPy's ways, ms")
     for row in rows:
         target = f"{row['target']} x" if row["target"] else ""
         ways = ", ".join(f"{way} {ms:.1f}" for way, ms in row["ways"].items())
-        numbers = f"{row['ms']:8.3f} {row['numpy_ms']:8.2f} {row['ratio']:4.1f} x"
+        numbers = f"{row['ms']:8.3f} {row['numpy_ms']:8.2f} {row['ratio']:4.1f} x {row['ratio_to_fastest']:8.1f} x"
         print(f"{row['op']:12} {row['shape']:32} {numbers} {target:>8}  {ways}")
     _append(results, rows)
     return rows
