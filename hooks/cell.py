@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
-import re
+from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -35,37 +37,47 @@ def sources(snippet: Path, root: Path) -> list[Path]:
         if path in found or not path.exists():
             continue
         found[path] = None
-        for module, names in re.findall(r"^\s*from (snippets(?:\.\w+)*) import ([\w, ]+)", path.read_text(encoding="utf-8"), re.M):
-            base = root / module.replace(".", "/")
-            todo += [base.with_suffix(".py"), *(base / f"{name.strip()}.py" for name in names.split(","))]
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "snippets":
+                base = root / node.module.replace(".", "/")
+                todo += [base.with_suffix(".py"), *(base / f"{alias.name}.py" for alias in node.names)]
     return list(found)
 
 
-def render(snippet: Path, root: Path, node: Renderer, cache: Path) -> dict:
-    """Figures and controls as HTML, controls and defaults as data, the demo's hint; cached by what they depend on."""
+def render(snippets: Iterable[Path], root: Path, node: Renderer, cache: Path) -> dict[Path, dict]:
+    """Of each snippet: figures and controls as HTML, controls and defaults as data, the demo's hint.
+
+    Kept in ``cache`` by what they depend on; demos that are not there run side by side.
+    """
+    kept = {snippet: cache / f"{_digest(snippet, root, node)}.json" for snippet in snippets}
+    cache.mkdir(parents=True, exist_ok=True)
+    missing = [snippet for snippet, file in kept.items() if not file.exists()]
+    if missing:
+        with ProcessPoolExecutor() as pool:
+            for snippet, (result, hint) in zip(missing, pool.map(_run, missing)):
+                drawn = node.ask(kind="cell", prefix="live", **result)
+                made = {"figures": "".join(drawn["figures"]), "form": drawn["controls"], "controls": result["controls"],
+                        "defaults": result["defaults"], "hint": hint}
+                kept[snippet].write_text(json.dumps(made), encoding="utf-8")
+    return {snippet: json.loads(file.read_text(encoding="utf-8")) for snippet, file in kept.items()}
+
+
+def _digest(snippet: Path, root: Path, node: Renderer) -> str:
     digest = hashlib.sha256(node.script.read_bytes())
     for path in sorted([*sources(snippet, root), root / "snippets" / "runner.py"]):
         digest.update(path.read_bytes())
-    kept = cache / f"{digest.hexdigest()[:24]}.json"
-    if kept.exists():
-        return json.loads(kept.read_text(encoding="utf-8"))
+    return digest.hexdigest()[:24]
+
+
+def _run(snippet: Path) -> tuple[dict, str]:
+    """What a demo gives at its defaults, and its hint."""
     runner = Runner()
     result = json.loads(runner.run(snippet.read_text(encoding="utf-8"), "{}"))
     if "error" in result:
         raise PageError(f"{snippet}: the demo fails at its defaults:\n{result['error']['trace']}")
     if runner.demo is None:
         raise PageError(f"{snippet}: no function is marked with @demo(...)")
-    drawn = node.ask(kind="cell", prefix="live", **result)
-    made = {
-        "figures": "".join(drawn["figures"]),
-        "form": drawn["controls"],
-        "controls": result["controls"],
-        "defaults": result["defaults"],
-        "hint": " ".join((runner.demo.function.__doc__ or "").split()),
-    }
-    cache.mkdir(parents=True, exist_ok=True)
-    kept.write_text(json.dumps(made), encoding="utf-8")
-    return made
+    return result, " ".join((runner.demo.function.__doc__ or "").split())
 
 
 def colour(source: str) -> str:
@@ -76,8 +88,8 @@ def cell(name: str, title: str, snippet: Path, made: dict, base: str, assets: As
     """HTML of a live cell.
 
     Args:
-        name: ``family/slug``.
-        title: The entry's title.
+        name: ``family/slug``, or ``family`` on a family's own page.
+        title: The page's title.
         snippet: Its source.
         made: What ``render`` returned.
         base: Relative URL of the site's root, with a slash at its end.

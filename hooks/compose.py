@@ -9,16 +9,16 @@ import re
 from html import escape
 from pathlib import Path
 
-from hooks.cell import Assets, cell, render
+from hooks.cell import Assets, cell
 from hooks.matter import PageError
-from hooks.node import Renderer
 from hooks.site import Family, Page, Site, check_fences, plain
+from vocab.entries import family_cell
 
 EXCLUDE = "{: data-search-exclude }"  # code and API would make the search index several times larger
 
 
-def compose(page: Page, site: Site, node: Renderer, cache: Path, assets: Assets) -> str:
-    """The whole Markdown of an entry's page."""
+def compose(page: Page, site: Site, made: dict[Path, dict], assets: Assets) -> str:
+    """The whole Markdown of an entry's page; ``made`` are the drawn demos."""
     check_fences(page.entry.page, page.prose)
     before, errata = _split_errata(page.prose)
     lead, body = before.split("\n## ", 1)
@@ -26,7 +26,7 @@ def compose(page: Page, site: Site, node: Renderer, cache: Path, assets: Assets)
         f"# {page.matter.title}",
         f'<p class="definition" markdown="span">{lead.strip()}</p>',
         chips(page, site),
-        live(page, node, cache, assets),
+        live(page, made, assets),
         "## " + body.strip(),
         pytorch(page),
         kernel(page),
@@ -85,12 +85,11 @@ def agreement(page: Page) -> str:
     return f'<details class="agreement {state}"><summary>{escape(said)}</summary><table>{table}</table></details>'
 
 
-def live(page: Page, node: Renderer, cache: Path, assets: Assets) -> str:
+def live(page: Page, made: dict[Path, dict], assets: Assets) -> str:
     """The live cell, where the entry has a variant that runs in the browser."""
     if not page.runs_here:
         return ""
-    made = render(page.entry.snippet, page.entry.root, node, cache)
-    return cell(page.entry.name, page.matter.title, page.entry.snippet, made, "../../", assets)
+    return cell(page.entry.name, page.matter.title, page.entry.snippet, made[page.entry.snippet], "../../", assets)
 
 
 # Code
@@ -268,8 +267,8 @@ def abbreviations(here: str, text: str, site: Site) -> str:
 # Pages over many entries
 
 
-def compose_family(family: Family, site: Site) -> str:
-    """A family's page: its prose, then its entries as a table with the columns that their front matter compares."""
+def compose_family(family: Family, site: Site, made: dict[Path, dict], assets: Assets) -> str:
+    """A family's page: its prose, its live figure, then its entries with the columns that their front matter compares."""
     path = site.root / "docs" / family.slug / "index.md"
     check_fences(path, family.prose)
     text = f"# {family.matter.title}\n\n<p class=\"definition\">{escape(family.matter.question)}</p>\n\n{family.prose}"
@@ -282,7 +281,9 @@ def compose_family(family: Family, site: Site) -> str:
     )
     table = f'<div class="wide" tabindex="0" role="group" aria-label="Comparison"><table class="compare"><thead><tr><th scope="col">Entry</th><th scope="col">Year</th>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
     listed = "".join(f'<li><a href="{p.entry.slug}/">{escape(p.matter.title)}</a> <span>{escape(p.plain_definition)}</span></li>' for p in family.pages)
-    here = f"{family.slug}/index"
+    here, snippet = f"{family.slug}/index", family_cell(family.slug, site.root)
+    if snippet in made:
+        text += "\n\n## Side by side\n\n" + cell(family.slug, family.matter.title, snippet, made[snippet], "../", assets, unfolded=False)
     text += f'\n\n## Entries\n\n<ul class="listing">{listed}</ul>\n\n## Compared\n\n{table}\n'
     return resolve(text, here, site, path) + abbreviations(here, text, site)
 
@@ -335,11 +336,10 @@ def compose_papers(site: Site) -> str:
     return f'# Papers\n\nAll of them as one file: [references.bib](references.bib).\n\n<ul class="papers">{"".join(items)}</ul>\n'
 
 
-def compose_home(site: Site, node: Renderer, cache: Path, assets: Assets) -> str:
+def compose_home(site: Site, made: dict[Path, dict], assets: Assets) -> str:
     """Search, one live figure, the families as cards, reading paths."""
     page = site.pages[site.home.live]
-    made = render(page.entry.snippet, page.entry.root, node, cache)
-    shown = cell(page.entry.name, page.matter.title, page.entry.snippet, made, "", assets, unfolded=False)
+    shown = cell(page.entry.name, page.matter.title, page.entry.snippet, made[page.entry.snippet], "", assets, unfolded=False)
     cards = "".join(
         f'<li><a href="{f.slug}/"><b>{escape(f.matter.title)}</b><span>{escape(plain(f.matter.question))}</span><small>{len(f.pages)} {"entry" if len(f.pages) == 1 else "entries"}</small></a></li>'
         for f in site.families.values()

@@ -19,11 +19,12 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from hooks import compose  # noqa: E402
-from hooks.cell import Assets  # noqa: E402
+from hooks.cell import Assets, render  # noqa: E402
 from hooks.font import cut_font  # noqa: E402
 from hooks.matter import PageError  # noqa: E402
 from hooks.node import Renderer  # noqa: E402
 from hooks.site import Site, read_site  # noqa: E402
+from vocab.entries import cells  # noqa: E402
 
 CACHE = ROOT / ".cache"
 BUILT = CACHE / "web"  # what esbuild made
@@ -34,20 +35,22 @@ MATH_FONT = ROOT / "node_modules" / "@fontsource" / "stix-two-math" / "files" / 
 site: Site
 node: Renderer
 assets: Assets
+made: dict[Path, dict]  # the drawn demos
 _formulas: dict[tuple[str, bool], str] = {}
 
 
 def on_config(config):
-    global site, node, assets
+    global site, node, assets, made
     config.site_url = os.environ.get("SITE_URL", config.site_url)
     for needed in (BUILT / "static.mjs", RUNTIME / "lock.json", WHEELS):
         if not needed.exists():
             raise PluginError(f"{needed.relative_to(ROOT)} is not there: run ./dev build, which makes it and then runs mkdocs")
     try:
         site = read_site(ROOT)
+        node = Renderer(BUILT / "static.mjs")
+        made = render(cells(ROOT).values(), ROOT, node, CACHE / "figures")
     except PageError as error:
         raise PluginError(f"\n{error}") from None
-    node = Renderer(BUILT / "static.mjs")
     assets = Assets(sum(f.stat().st_size for f in RUNTIME.iterdir()), next(WHEELS.glob("*.whl")).name)
     config.nav = [
         {"Home": "index.md"},
@@ -67,11 +70,11 @@ def on_page_markdown(markdown, page, config, files):
         if name in site.pages:
             page.meta["description"] = site.pages[name].plain_definition
             page.meta.pop("status", None)  # Material would mark it in the navigation
-            return compose.compose(site.pages[name], site, node, CACHE / "figures", assets)
+            return compose.compose(site.pages[name], site, made, assets)
         if name.endswith("/index"):
-            return compose.compose_family(site.families[name.removesuffix("/index")], site)
+            return compose.compose_family(site.families[name.removesuffix("/index")], site, made, assets)
         return {
-            "index": lambda: compose.compose_home(site, node, CACHE / "figures", assets),
+            "index": lambda: compose.compose_home(site, made, assets),
             "entries": lambda: compose.compose_entries(site),
             "papers": lambda: compose.compose_papers(site),
         }[name]()
@@ -140,12 +143,11 @@ def on_post_build(config):
     for source, target in ((BUILT / "live", "live"), (RUNTIME, "pyodide"), (WHEELS, "wheels")):
         shutil.copytree(source, out / target, dirs_exist_ok=True)
     cut_font(MATH_FONT, "".join(_formulas.values()), out / "live" / "fonts" / "math.woff2")
-    for entry in (p.entry for p in site.pages.values()):
-        for file in (entry.module, entry.test, entry.snippet, *entry.kernels):
-            if file.exists():
-                target = out / "sources" / file.relative_to(ROOT)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(file, target)
+    shown = {f for p in site.pages.values() for f in (p.entry.module, p.entry.test, *p.entry.kernels) if f.exists()} | made.keys()
+    for file in shown:
+        target = out / "sources" / file.relative_to(ROOT)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, target)
     trim_search(Path(config.site_dir) / "search" / "search_index.json")
 
 

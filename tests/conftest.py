@@ -43,3 +43,10 @@ def chromium():
         browser = p.chromium.launch(executable_path=executable, args=ARGUMENTS)
         yield browser
         browser.close()
+
+
+def pytest_collection_modifyitems(items):
+    """Tests of one file go to one worker, as its fixtures are dear, unless they say otherwise."""
+    for item in items:
+        if not item.get_closest_marker("xdist_group"):
+            item.add_marker(pytest.mark.xdist_group(item.path.name))

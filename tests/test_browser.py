@@ -1,18 +1,23 @@
 """The site in a real browser: every demo, and what readers do to it."""
 
 import json
+import os
 
 import pytest
 
 from snippets.runner import Runner
-from vocab.entries import ROOT, entries
+from vocab.entries import ROOT, cells, entries
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(240)]
 
 BOOT = 60_000  # milliseconds that a first run may take on a slow, busy machine
 FIRST_VIEW = 300_000  # bytes, compressed
-ENTRIES = [pytest.param(e, id=e.name) for e in entries() if e.snippet.exists()]
-PLAIN = "attention/grouped-query"
+PLAIN, OTHER = "attention/grouped-query", "activations/gelu"
+VISITS = os.cpu_count() or 2  # long visits side by side; each has its worker
+DEMOS = [pytest.param(name, snippet, id=name, marks=pytest.mark.xdist_group(f"visit-{i % VISITS}"))
+         for i, (name, snippet) in enumerate(cells().items())]
+WHERE = ["", "entries/", "papers/", *(f"{family}/" for family in sorted({e.family for e in entries()})), *(f"{e.name}/" for e in entries())]
+PAGES = [pytest.param(where, id=where or "home", marks=pytest.mark.xdist_group(f"look-{i % VISITS}")) for i, where in enumerate(WHERE)]
 
 
 @pytest.fixture
@@ -104,29 +109,18 @@ def visit(chromium, address):
     context.close()
 
 
-@pytest.mark.parametrize("entry", ENTRIES)
-def test_every_demo_gives_the_figure_that_the_page_was_built_with(visit, address, entry):
-    go(visit, f"{address}{entry.name}/")
-    visit.wait_for_selector(f'.live[data-entry="{entry.name}"][data-ready]')
+@pytest.mark.parametrize(("name", "snippet"), DEMOS)
+def test_every_demo_gives_the_figure_that_the_page_was_built_with_and_moves_to_both_ends(visit, address, name, snippet):
+    go(visit, f"{address}{name}/")
+    visit.wait_for_selector(f'.live[data-entry="{name}"][data-ready]')
     built = visit.locator(".live-figures figcaption").all_inner_texts()
     found = run(visit)
-    expected = json.loads(Runner().run(entry.snippet.read_text(encoding="utf-8"), "{}"))
-    assert_close(found["figures"], expected["figures"], entry.name)
+    expected = json.loads(Runner().run(snippet.read_text(encoding="utf-8"), "{}"))
+    assert_close(found["figures"], expected["figures"], name)
     assert visit.locator(".live-figures figcaption").all_inner_texts() == built
     charts = visit.locator(".live-figures .fig").count()
     assert visit.locator(".live-figures .fig-plot svg, .live-figures .fig-plot img, .live-figures .fig-plot table").count() >= charts
-    assert not visit.problems, visit.problems
-
-
-@pytest.mark.parametrize("entry", ENTRIES)
-def test_every_control_moves_the_demo_to_both_ends(visit, address, entry):
-    url = f"{address}{entry.name}/"
-    if visit.url.split("#")[0] != url:
-        go(visit, url)
-    visit.wait_for_selector(f'.live[data-entry="{entry.name}"][data-ready]')
-    run(visit)
-    names = visit.eval_on_selector_all(".live-controls [name]", "all => all.map((e) => e.name)")
-    for name in names:
+    for control in visit.eval_on_selector_all(".live-controls [name]", "all => all.map((e) => e.name)"):
         for end in ("first", "last", "back"):
             visit.evaluate("""([name, end]) => {
               const input = document.querySelector(`.live-controls [name=${name}]`);
@@ -137,10 +131,10 @@ def test_every_control_moves_the_demo_to_both_ends(visit, address, entry):
               else input.value = end === 'back' ? window.kept[name] : options.at(end === 'first' ? 0 : -1);
               input.closest('.live').dataset.state = 'moved';
               input.dispatchEvent(new Event('input', { bubbles: true }));
-            }""", [name, end])
+            }""", [control, end])
             reached = state(visit, "done", "error", timeout=25_000)
             status = visit.inner_text(".live-status")
-            assert reached == "done" or "ValueError" in status, f"{name} at its {end} end: {status}"
+            assert reached == "done" or "ValueError" in status, f"{control} at its {end} end: {status}"
     assert not visit.problems, visit.problems
 
 
@@ -149,9 +143,8 @@ def test_one_worker_serves_the_whole_visit(page, address):
     page.on("worker", lambda worker: workers.append(worker) if "/live/" in worker.url else None)
     page.goto(f"{address}{PLAIN}/")
     run(page)
-    other = next(e.values[0].name for e in ENTRIES if e.values[0].name != PLAIN)
-    go(page, f"{address}{other}/")
-    page.wait_for_selector(f'.live[data-entry="{other}"][data-ready]')
+    go(page, f"{address}{OTHER}/")
+    page.wait_for_selector(f'.live[data-entry="{OTHER}"][data-ready]')
     run(page)
     assert len(workers) == 1
 
@@ -288,9 +281,8 @@ def test_leaving_the_page_ends_its_run_and_the_next_page_works(page, address):
     edit(page, "while True:\n    pass\n")
     page.click("[data-action=run]")
     state(page, "running")
-    other = next(e.values[0].name for e in ENTRIES if e.values[0].name != PLAIN)
-    go(page, f"{address}{other}/")
-    page.wait_for_selector(f'.live[data-entry="{other}"][data-ready]')
+    go(page, f"{address}{OTHER}/")
+    page.wait_for_selector(f'.live[data-entry="{OTHER}"][data-ready]')
     assert run(page)["figures"]
 
 
@@ -335,27 +327,34 @@ def test_the_first_tab_stops_reach_the_content(page, address):
     assert "skip" in page.evaluate("document.activeElement.textContent").lower()
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("where", ["", "entries/", "papers/", "attention/", *(f"{e.values[0].name}/" for e in ENTRIES)])
-def test_no_accessibility_violations(chromium, address, where, scheme):
-    context = chromium.new_context(color_scheme=scheme, viewport={"width": 1280, "height": 900}, reduced_motion="reduce")
+@pytest.fixture(scope="module")
+def reader(chromium):
+    """One visitor who looks at many pages."""
+    context = chromium.new_context(color_scheme="light", reduced_motion="reduce")
     page = context.new_page()
-    page.goto(address + where)
-    page.evaluate("document.querySelectorAll('details').forEach((d) => { d.open = true })")
-    page.evaluate((ROOT / "node_modules/axe-core/axe.min.js").read_text(encoding="utf-8"))
-    found = page.evaluate("axe.run(document, { resultTypes: ['violations'] })")["violations"]
+    yield page
     context.close()
-    assert not found, [(v["id"], v["nodes"][0]["html"][:200], v["nodes"][0].get("failureSummary", "")[:300], len(v["nodes"])) for v in found]
 
 
-@pytest.mark.parametrize("where", ["", "entries/", *(f"{e.values[0].name}/" for e in ENTRIES)])
-def test_a_phone_needs_no_sideways_scrolling(chromium, address, where):
-    context = chromium.new_context(viewport={"width": 360, "height": 740}, is_mobile=True, has_touch=True)
-    page = context.new_page()
-    page.goto(address + where)
-    wide = page.evaluate("document.documentElement.scrollWidth")
-    context.close()
-    assert wide <= 360
+def violations(page, **options):
+    found = page.evaluate("options => axe.run(document, { resultTypes: ['violations'], ...options })", options)["violations"]
+    return [(v["id"], v["nodes"][0]["html"][:200], v["nodes"][0].get("failureSummary", "")[:300], len(v["nodes"])) for v in found]
+
+
+@pytest.mark.parametrize("where", PAGES)
+def test_every_page_is_accessible_and_fits_a_phone(reader, address, where):
+    reader.set_viewport_size({"width": 1280, "height": 900})
+    reader.goto(address + where)
+    reader.evaluate("document.querySelectorAll('details').forEach((d) => { d.open = true })")
+    reader.evaluate((ROOT / "node_modules/axe-core/axe.min.js").read_text(encoding="utf-8"))
+    assert not violations(reader)
+    reader.click("label[title='Switch to dark']")
+    until(reader, "document.body.dataset.mdColorScheme === 'slate'")
+    dark = violations(reader, runOnly=["color-contrast"])  # what a scheme can change
+    reader.evaluate("localStorage.clear()")
+    assert not dark
+    reader.set_viewport_size({"width": 360, "height": 740})
+    assert reader.evaluate("document.documentElement.scrollWidth") <= 360
 
 
 def test_the_index_filters_by_what_is_asked(page, address):

@@ -135,7 +135,7 @@ def test_see_also_works_both_ways_and_typed_once(root):
 
 def composed(root, name="family/thing"):
     site = read_site(root)
-    return compose.compose(site.pages[name], site, None, None, None)
+    return compose.compose(site.pages[name], site, {}, None)
 
 
 def test_links_to_entries_and_citations(root):
@@ -228,7 +228,7 @@ def test_only_what_runs_on_the_gpu_is_shown_of_a_kernel_file(tmp_path):
 
 def test_a_family_compares_its_entries_by_what_their_front_matter_says(root):
     change(root / "docs/family/thing.md", "kind: module", "kind: module\ncompare: {cost: 2·T <b>}")
-    page = compose.compose_family(read_site(root).families["family"], read_site(root))
+    page = compose.compose_family(read_site(root).families["family"], read_site(root), {}, None)
     assert "<th scope='col'>cost</th>" in page and "<td>2·T &lt;b&gt;</td>" in page and "<td>–</td>" in page
     assert page.index(">Thing</a>") < page.index(">Other</a>"), "in the family's own order"
 

@@ -83,7 +83,7 @@ def test(arguments) -> None:
     workers = ("-n", str(max(2, os.cpu_count() or 2)), "--dist", "worksteal", "-q")
     failed = _pytest(env, "vocab", "--complete", *workers)
     ensure_site()  # after vocab: its records are on the pages
-    failed = _pytest(env, "tests", "-n", "2", "--dist", "loadfile", "-q") or failed
+    failed = _pytest(env, "tests", *workers[:2], "--dist", "loadgroup", "-q") or failed
     sys.exit(failed)
 
 

@@ -6,6 +6,7 @@ Needs the standard library only, so that the site can be built without torch.
 from __future__ import annotations
 
 import ast
+import functools
 import hashlib
 import re
 from dataclasses import dataclass
@@ -56,13 +57,8 @@ class Entry:
         """The kernel files that the module imports."""
         if not self.module.exists():
             return []
-        names = set()
-        for node in ast.walk(ast.parse(self.module.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.ImportFrom) and node.module == "vocab.kernels":
-                names |= {alias.name for alias in node.names}
-            elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("vocab.kernels."):
-                names.add(node.module.split(".")[2])
-        files = [self.root / "vocab" / "kernels" / f"{name}.py" for name in sorted(names)]
+        names = _kernels_named(self.module.read_text(encoding="utf-8"))
+        files = [self.root / "vocab" / "kernels" / f"{name}.py" for name in names]
         return [f for f in files if f.exists() and f.stem != "dispatch"]
 
     @property
@@ -80,6 +76,30 @@ class Entry:
 
     def _file(self, package: str, dotted: str) -> Path:
         return (self.root / package / dotted.replace(".", "/")).with_suffix(".py")
+
+
+@functools.cache
+def _kernels_named(source: str) -> list[str]:
+    """The modules of vocab.kernels that a source imports."""
+    names = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and node.module == "vocab.kernels":
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("vocab.kernels."):
+            names.add(node.module.split(".")[2])
+    return sorted(names)
+
+
+def family_cell(family: str, root: Path = ROOT) -> Path:
+    """The snippet that compares a family's entries on the family's own page; it need not be there."""
+    return root / "snippets" / family.replace("-", "_") / "compared.py"
+
+
+def cells(root: Path = ROOT) -> dict[str, Path]:
+    """Every live cell: the path of its page on the site, and its snippet."""
+    found = {entry.name: entry.snippet for entry in entries(root) if entry.snippet.exists()}
+    families = {entry.family for entry in entries(root)}
+    return found | {f: family_cell(f, root) for f in sorted(families) if family_cell(f, root).exists()}
 
 
 def entries(root: Path = ROOT) -> list[Entry]:

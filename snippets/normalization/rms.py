@@ -2,16 +2,12 @@
 
 import numpy as np
 
+from snippets.normalization.layer import layer_norm  # the same, but the row's mean is taken away first
+
 
 def rms_norm(x, gamma=1.0, eps=1e-6):
     """Each row divided by its root mean square; only the length changes, not the direction."""
     return x / np.sqrt((x**2).mean(-1, keepdims=True) + eps) * gamma
-
-
-def layer_norm(x, gamma=1.0, eps=1e-6):
-    """The same, but the row's mean is taken away first."""
-    centred = x - x.mean(-1, keepdims=True)
-    return centred / np.sqrt((centred**2).mean(-1, keepdims=True) + eps) * gamma
 
 
 def difference(ratio):

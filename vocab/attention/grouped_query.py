@@ -9,10 +9,11 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from vocab.attention.multi_head import MultiHeadAttention, split_heads
+from vocab.attention.scaled_dot_product import scaled_dot_product_attention
 from vocab.check import expect
-from vocab.inference.kv_cache import KVCache, causal_mask
+from vocab.inference.kv_cache import KVCache
 from vocab.positional.rope import RotaryEmbedding
 
 __all__ = ["GroupedQueryAttention", "mean_pool_kv"]
@@ -20,7 +21,7 @@ __all__ = ["GroupedQueryAttention", "mean_pool_kv"]
 # B batch, T queries, S keys, D model width, H query heads, G key/value heads, d head width
 
 
-class GroupedQueryAttention(nn.Module):
+class GroupedQueryAttention(MultiHeadAttention):
     """Self-attention with ``n_heads`` query heads and ``n_kv_heads`` key/value heads.
 
     Query head ``i`` reads key/value head ``i // (n_heads // n_kv_heads)``. As many key/value heads as query heads is
@@ -56,20 +57,12 @@ class GroupedQueryAttention(nn.Module):
         dropout: float = 0.0,
         rotary: RotaryEmbedding | None = None,
     ) -> None:
-        super().__init__()
         if n_kv_heads < 1 or n_heads % n_kv_heads:
             raise ValueError(f"n_heads={n_heads} is not a multiple of n_kv_heads={n_kv_heads}")
-        if head_dim is None and d_model % n_heads:
-            raise ValueError(f"d_model={d_model} is not a multiple of n_heads={n_heads}; give head_dim")
-        if not 0 <= dropout <= 1:
-            raise ValueError(f"dropout={dropout} is not from 0 to 1")
-        self.d_model, self.n_heads, self.n_kv_heads = d_model, n_heads, n_kv_heads
-        self.head_dim = head_dim or d_model // n_heads
-        self.dropout, self.rotary = dropout, rotary
-        self.q_proj = nn.Linear(d_model, n_heads * self.head_dim, bias=bias)
+        super().__init__(d_model, n_heads, head_dim=head_dim, bias=bias, dropout=dropout)
+        self.n_kv_heads, self.rotary = n_kv_heads, rotary
         self.k_proj = nn.Linear(d_model, n_kv_heads * self.head_dim, bias=bias)
         self.v_proj = nn.Linear(d_model, n_kv_heads * self.head_dim, bias=bias)
-        self.o_proj = nn.Linear(n_heads * self.head_dim, d_model, bias=bias)
 
     def forward(
         self,
@@ -99,32 +92,22 @@ class GroupedQueryAttention(nn.Module):
         expect("x", x, "batch time d_model", d_model=self.d_model)
         if position_ids is not None and self.rotary is None:
             raise ValueError("position_ids are given, but this attention has no rotary embedding")
-        if cache is not None and not is_causal:
-            raise ValueError("is_causal=False with a cache: old tokens would have to be computed again")
-        q_BHTd = self.q_proj(x).unflatten(-1, (self.n_heads, self.head_dim)).transpose(1, 2)
-        k_BGSd = self.k_proj(x).unflatten(-1, (self.n_kv_heads, self.head_dim)).transpose(1, 2)
-        v_BGSd = self.v_proj(x).unflatten(-1, (self.n_kv_heads, self.head_dim)).transpose(1, 2)
+        q_BHTd = split_heads(self.q_proj(x), self.head_dim)
+        k_BGSd, v_BGSd = self.keys_and_values(x)
         if self.rotary is not None:
             if position_ids is None:
                 start = cache.lengths[layer] if cache is not None else 0
                 position_ids = torch.arange(start, start + x.shape[1], device=x.device)
             q_BHTd, k_BGSd = self.rotary(q_BHTd, k_BGSd, position_ids)
-        mask_TS = None
-        if cache is not None:
-            k_BGSd, v_BGSd = cache.update(layer, k_BGSd, v_BGSd)
-            if x.shape[1] > 1:  # a single query sees every key that the cache returns
-                mask_TS = causal_mask(x.shape[1], k_BGSd.shape[2], cache.window, device=x.device)
-        # enable_gqa pairs query head i with key/value head i // (H / G) without copying keys and values.
-        out_BHTd = F.scaled_dot_product_attention(
-            q_BHTd,
-            k_BGSd,
-            v_BGSd,
-            attn_mask=mask_TS,
-            dropout_p=self.dropout if self.training else 0.0,
-            is_causal=is_causal and cache is None,
-            enable_gqa=True,
-        )
-        return self.o_proj(out_BHTd.transpose(1, 2).flatten(2))
+        return self.attend(q_BHTd, k_BGSd, v_BGSd, is_causal=is_causal, cache=cache, layer=layer)
+
+    def weighted_mean(self, q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Every query head with the key/value head of its group; neighbours share, and nothing is copied for them."""
+        q = q.unflatten(1, (self.n_kv_heads, -1))  # (B, G, H / G, T, d) against (B, G, 1, S, d)
+        dropout_p = self.dropout if self.training else 0.0
+        settings = dict(attn_mask=attn_mask, dropout_p=dropout_p, return_weights=True)
+        out, weights = scaled_dot_product_attention(q, k.unsqueeze(2), v.unsqueeze(2), **settings)
+        return out.flatten(1, 2), weights.flatten(1, 2)
 
 
 def mean_pool_kv(state_dict: Mapping[str, Tensor], n_kv_heads: int, *, head_dim: int) -> dict[str, Tensor]:

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vocab.check import expect
+from vocab.convolution import conv2d
+from vocab.convolution.conv1d import same_padding
 
 __all__ = ["ASPP", "DilatedConv2d", "receptive_field", "seen_offsets"]
 
@@ -60,7 +62,7 @@ class DilatedConv2d(nn.Module):
         _check_stack(kernel_size, [dilation])
         if padding not in ("same", "valid"):
             raise ValueError(f"padding={padding!r} is neither 'same' nor 'valid'")
-        self.in_channels, self.dilation, self.padding = in_channels, dilation, padding
+        self.in_channels, self.kernel_size, self.dilation, self.padding = in_channels, kernel_size, dilation, padding
         self.reach = dilation * (kernel_size - 1)
         # Zeros between taps carry no weight, so the fan-in, and with it the scale, is that of the dense kernel.
         bound = (in_channels * kernel_size**2) ** -0.5
@@ -71,8 +73,7 @@ class DilatedConv2d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         expect("x", x, "batch in_channels height width", in_channels=self.in_channels)
         if self.padding == "same":
-            before = self.reach // 2  # an odd reach has no middle pixel: the odd one goes to the right and below
-            x = F.pad(x, (before, self.reach - before) * 2)
+            x = F.pad(x, same_padding(self.kernel_size, self.dilation) * 2)
         elif min(x.shape[2:]) <= self.reach:
             raise ValueError(f"x is {x.shape[2]} by {x.shape[3]} pixels; the kernel spans {self.reach + 1}")
         return F.conv2d(x, self.weight, self.bias, dilation=self.dilation)
@@ -93,7 +94,7 @@ def receptive_field(kernel_size: int, dilations: list[int]) -> int:
         1024
     """
     _check_stack(kernel_size, dilations)
-    return 1 + (kernel_size - 1) * sum(dilations)
+    return conv2d.receptive_field([(kernel_size, 1, 0, r) for r in dilations])[0]
 
 
 def seen_offsets(kernel_size: int, dilations: list[int]) -> list[int]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from vocab.attention.masks import causal_mask
 from vocab.check import expect
 
 __all__ = ["KVCache", "cache_bytes", "causal_mask"]
@@ -145,35 +146,6 @@ class KVCache:
         store[:, slot_BS[:, start:]] = new.transpose(2, 3)
         # A paged attention kernel reads through the table; gathering first is the same result with a copy.
         return store[:, slot_BS].transpose(2, 3)
-
-
-def causal_mask(
-    n_queries: int, n_keys: int, window: int | None = None, *, device: torch.device | None = None
-) -> Tensor:
-    """Which keys the last ``n_queries`` of ``n_keys`` tokens may see: the diagonal ends in the lower right corner.
-
-    ``scaled_dot_product_attention(..., is_causal=True)`` puts it in the upper left one instead, where a single new
-    query sees the very first token only.
-
-    Args:
-        n_queries: Rows.
-        n_keys: Columns.
-        window: How many tokens a query may look back on, itself included; all if not given.
-        device: Where to make it.
-
-    Returns:
-        Booleans ``(n_queries, n_keys)``, true where seen.
-
-    Examples:
-        >>> causal_mask(2, 4).int()
-        tensor([[1, 1, 1, 0],
-                [1, 1, 1, 1]], dtype=torch.int32)
-    """
-    if not 0 < n_queries <= n_keys:
-        raise ValueError(f"n_queries={n_queries} is not from 1 to n_keys={n_keys}")
-    query = torch.arange(n_keys - n_queries, n_keys, device=device)
-    back = query[:, None] - torch.arange(n_keys, device=device)
-    return (back >= 0) & (back < (n_keys if window is None else window))
 
 
 def cache_bytes(
