@@ -45,7 +45,7 @@ def agree(record_property):
         np.testing.assert_allclose(ours, reference, rtol=rtol, atol=atol)
         finite = np.isfinite(reference)
         scale = np.abs(reference[finite]).max(initial=0.0) or 1.0
-        record_property(of, float(np.abs(ours - reference)[finite].max(initial=0.0) / scale))
+        record_property(of, float(np.abs(ours[finite] - reference[finite]).max(initial=0.0) / scale))
 
     return compare
 

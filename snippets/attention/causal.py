@@ -59,7 +59,7 @@ def show(mask="before the softmax", token=5, temperature=1.0):
             caption="Row t is what token t reads. Below and on the diagonal is the past, above it the future.",
         ),
         bars(
-            {str(t): round(float(m), 4) for t, m in enumerate(moved)}, x="token", y="change of the output", range_y=(0, 2),
+            {str(t): round(float(m), 4) for t, m in enumerate(moved)}, x="token", y="change of the output", range_y=(0, 2.5),
             caption=f"Token {token} was replaced. A causal layer lets this be noticed from there on only; what moves before it "
                     "is a leak.",
         ),
@@ -67,5 +67,5 @@ def show(mask="before the softmax", token=5, temperature=1.0):
             {str(t): round(float(s), 3) for t, s in enumerate(weights.sum(1))}, x="token", y="sum of the weights", range_y=(0, 1.1),
             caption="Each row should sum to 1. Masked after the softmax it does not, and the missing part tells of the future.",
         ),
-        "Nothing leaks." if not leaks else f"{leaks} of the {token} earlier outputs noticed a change in their future.",
+        "Nothing leaks: no output noticed a change in its future." if not leaks else f"{leaks} of the {token} earlier outputs noticed a change in their future.",
     )

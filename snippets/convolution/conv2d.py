@@ -18,6 +18,14 @@ def conv2d(x, w, stride=1, padding=0, dilation=1):
     return np.tensordot(w, patches(x, w.shape[-1], stride, dilation), ((1, 2, 3), (0, 3, 4)))
 
 
+def receptive_field(layers):
+    """Pixels that one output of a stack sees along one axis; a layer is (kernel size, stride, dilation)."""
+    size = step = 1
+    for k, stride, dilation in layers:
+        size, step = size + dilation * (k - 1) * step, step * stride
+    return size
+
+
 def kernel(name, k):
     """Known filters in any size k."""
     middle = (k - 1) // 2

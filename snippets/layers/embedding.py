@@ -6,12 +6,12 @@ from snippets.ops import segment_sum, softmax
 
 
 def embed(table, ids):
-    """table (V, D), ids (N,) -> (N, D). The same as one_hot(ids) @ table, without the zeros."""
+    """table (V, D), ids (N,) -> (N, D): one_hot(ids) @ table without the zeros."""
     return table[ids]
 
 
 def embed_backward(g, ids, n_rows, padding=None):
-    """g (N, D), the loss's slope at the rows taken -> (V, D). Where an id occurs twice, both count."""
+    """g (N, D), slopes at the rows taken -> (V, D). An id that occurs twice counts twice."""
     d_table = segment_sum(g, ids, n_rows)
     if padding is not None:
         d_table[padding] = 0
@@ -19,7 +19,7 @@ def embed_backward(g, ids, n_rows, padding=None):
 
 
 def train(table, heads, classes, batches, rate, padding=None):
-    """Softmax cross-entropy on heads (C, D) that stay as they are; yields the table and its gradient at every step."""
+    """Softmax cross-entropy, heads (C, D) fixed; yields the table and its gradient."""
     for ids in batches:
         p = softmax(embed(table, ids) @ heads.T)
         p[np.arange(len(ids)), classes[ids]] -= 1
@@ -54,15 +54,15 @@ def show(rate=0.5, repeats=1, padding=True):
     grads = np.stack([np.linalg.norm(g, axis=1) for _, g in steps])
     p = softmax(tables[-1] @ heads.T)
     right = int((p.argmax(1) == CLASSES)[padding:].sum())
-    moved = np.linalg.norm(tables[-1] - start, axis=1)
+    length = np.linalg.norm(tables[-1], axis=1)
     return (
-        scatter({f"class {c}": tables[-1][CLASSES == c] for c in range(3)}, equal=True, range_x=(-3, 3), range_y=(-3, 3),
+        scatter({f"class {c}": tables[-1][CLASSES == c] for c in range(3)}, equal=True, range_x=(-2.4, 2.4), range_y=(-2.4, 2.4),
                 labels={f"class {c}": [str(i) for i in np.nonzero(CLASSES == c)[0]] for c in range(3)},
                 lines={"way": [tables[::4, i] for i in range(10)]}, x="first number of a row", y="second",
                 caption="The rows after 100 steps and the way they went. Rows of a class gather; the table itself is all that learns."),
         heatmap(grads[:24].T, x="step", y="id", value="length of the gradient", rows=[str(i) for i in range(10)],
                 columns=[str(s + 1) for s in range(24)], range=(0, 0.8),
                 caption="Who got a gradient in the first 24 steps. All other rows stay exactly where they are."),
-        f"{right} of {10 - padding} ids are on the side of their class. Row 7 moved {moved[7]:.1f}, the others "
-        f"{np.delete(moved, [0, 7]).mean():.1f} on average, row 0 {moved[0]:.1f}.",
+        f"{right} of {10 - padding} ids are on the side of their class. Row 7 has come to a length of {length[7]:.2f}, the others to "
+        f"{np.delete(length, [0, 7]).mean():.2f} on average; row 0 is {'zero, and stays so' if padding else 'an id like the others'}.",
     )

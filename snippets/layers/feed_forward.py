@@ -3,11 +3,8 @@
 import numpy as np
 
 from snippets.activations.gelu import gelu
+from snippets.activations.relu import relu
 from snippets.layers.linear import linear
-
-
-def relu(x):
-    return np.maximum(x, 0)
 
 
 def feed_forward(x, w1, b1, w2, b2, act=relu):

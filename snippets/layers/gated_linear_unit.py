@@ -2,41 +2,24 @@
 
 import numpy as np
 
-from snippets.activations.gelu import gelu
-from snippets.activations.gelu import slope as gelu_slope
-from snippets.layers.feed_forward import relu
+from snippets.activations import gelu, relu, sigmoid, silu
 from snippets.layers.linear import linear
 
-
-def sigmoid(x):
-    return 0.5 * (1 + np.tanh(x / 2))  # 1 / (1 + exp(-x)), but exp cannot overflow
+GATES = {"sigmoid": sigmoid.sigmoid, "tanh": np.tanh, "ReLU": relu.relu, "GELU": gelu.gelu, "SiLU": silu.swish}
 
 
-def silu(x):
-    return x * sigmoid(x)
-
-
-GATES = {"sigmoid": sigmoid, "tanh": np.tanh, "ReLU": relu, "GELU": gelu, "SiLU": silu}
-
-
-def glu(x, act=sigmoid):
+def glu(x, act=sigmoid.sigmoid):
     """The first half of the last axis, gated by the second: (..., 2h) -> (..., h)."""
     value, gate = np.split(x, 2, axis=-1)
     return value * act(gate)
 
 
-def gated_feed_forward(x, up, gate, down, act=sigmoid):
+def gated_feed_forward(x, up, gate, down, act=sigmoid.sigmoid):
     """x (..., D), up and gate (F, D), down (D, F) -> (..., D)."""
     return linear(linear(x, up) * act(linear(x, gate)), down)
 
 
-SLOPES = {
-    "sigmoid": lambda x: sigmoid(x) * sigmoid(-x),
-    "tanh": lambda x: 1 - np.tanh(x) ** 2,
-    "ReLU": lambda x: (x > 0) * 1.0,
-    "GELU": gelu_slope,
-    "SiLU": lambda x: sigmoid(x) * (1 + x * sigmoid(-x)),
-}
+SLOPES = {"sigmoid": sigmoid.slope, "tanh": lambda x: 1 - np.tanh(x) ** 2, "ReLU": relu.slope, "GELU": gelu.slope, "SiLU": silu.slope}
 
 
 # %% demo

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from snippets.layers.gated_linear_unit import GATES, SLOPES, gated_feed_forward, gelu
+from snippets.activations.gelu import gelu
+from snippets.layers.gated_linear_unit import GATES, SLOPES, gated_feed_forward
 
 
 def geglu(x, w_gate, w_up, w_down):
@@ -46,9 +47,9 @@ from snippets.live import bars, demo, line, slider
     rate=slider(0.01, 0.3, step=0.01, label="learning rate"),
     draw=slider(0, 9, label="draw of the start"),
 )
-def show(d_ff=8, rate=0.1, draw=2):
-    """Five small networks learn x². Give them 2 units: enough for three of the gates to be exact, if training finds it.
-    Then 16. Try several draws: the start decides much."""
+def show(d_ff=2, rate=0.1, draw=6):
+    """Five small networks learn x². Two units are enough for three of the gates to be exact, if training gets there.
+    Give them 8, then 16, and try several draws: the start decides much."""
     x = np.linspace(-2, 2, 17)
     plain = 5 * d_ff // 3  # as many numbers without a gate: three per unit instead of five
     units, gated = [d_ff] * 4 + [plain], [True] * 4 + [False]
@@ -59,8 +60,9 @@ def show(d_ff=8, rate=0.1, draw=2):
     return (
         line({"x²": (x, x**2), "GLU": (x, fits[0]), "GEGLU": (x, fits[2]), "no gate": (x, fits[4])}, dashed=["x²"],
              x="x", y="output", range_y=(-1, 5), caption="The fit after 300 steps; three of the five are drawn."),
-        bars({name: max(v, 1e-7) for name, v in last.items()}, y="mean squared error", log_y=True, range_y=(1e-7, 10),
-             caption=f"After 300 steps: {d_ff} gated units, or {plain} with a GELU and no gate, which have as many numbers to learn."),
+        bars({name: max(0.0, -np.log10(v + 1e-12)) for name, v in last.items()}, y="correct digits", range_y=(0, 6),
+             caption=f"How far below 1 the mean squared error is, in powers of ten: {d_ff} gated units, or {plain} with a GELU "
+             "and no gate, which have as many numbers to learn."),
         line(curves, x="step", y="mean squared error", log_y=True, range_y=(1e-7, 30),
              caption="On the way. The gated variants start from the same random numbers."),
         f"The smallest error has {best}: {last[best]:.1e}. GEGLU has {last['GEGLU']:.1e}, the network without a gate "

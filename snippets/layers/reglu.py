@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from snippets.layers.feed_forward import relu
+from snippets.activations.relu import relu
 from snippets.layers.linear import linear
 
 

@@ -2,17 +2,8 @@
 
 import numpy as np
 
-from snippets.layers.gated_linear_unit import gelu, gelu_slope, relu, sigmoid
+from snippets.activations.silu import swish
 from snippets.layers.linear import linear
-
-
-def silu(g, beta=1.0):
-    return g * sigmoid(beta * g)
-
-
-def silu_slope(g, beta=1.0):
-    s = sigmoid(beta * g)
-    return s * (1 + beta * g * (1 - s))
 
 
 def clamp(gate, up, limit):
@@ -23,10 +14,12 @@ def clamp(gate, up, limit):
 def swiglu(x, w_gate, w_up, w_down, beta=1.0, limit=np.inf):
     """x (..., D), w_gate and w_up (F, D), w_down (D, F) -> (..., D)."""
     gate, up = clamp(linear(x, w_gate), linear(x, w_up), limit)
-    return linear(silu(gate, beta) * up, w_down)
+    return linear(swish(gate, beta) * up, w_down)
 
 
 # %% demo
+from snippets.activations.silu import slope as swish_slope
+from snippets.layers.gated_linear_unit import GATES, SLOPES
 from snippets.live import choice, demo, heatmap, line, slider, table, toggle
 
 
@@ -39,9 +32,9 @@ from snippets.live import choice, demo, heatmap, line, slider, table, toggle
 def show(variant="SwiGLU", beta=1.0, clamped=False, limit=2.0):
     """Turn β to 0: the gate is half of g, a plain product. Turn it to 10: ReGLU. β = 1.7 is almost GEGLU. Then clamp."""
     act, slope = {
-        "SwiGLU": (lambda g: silu(g, beta), lambda g: silu_slope(g, beta)),
-        "GEGLU": (gelu, gelu_slope),
-        "ReGLU": (relu, lambda g: (g > 0) * 1.0),
+        "SwiGLU": (lambda g: swish(g, beta), lambda g: swish_slope(g, beta)),
+        "GEGLU": (GATES["GELU"], SLOPES["GELU"]),
+        "ReGLU": (GATES["ReLU"], SLOPES["ReLU"]),
     }[variant]
     cut = limit if clamped else np.inf
     axis = np.linspace(-4, 4, 17)

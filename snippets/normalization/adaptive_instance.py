@@ -44,12 +44,12 @@ def show(alpha=1.0, style="sunset", shuffle=False):
     gap = np.ones((3, content.shape[1], 3))
     side_by_side = np.concatenate([content, gap, source, gap, result], 2).transpose(1, 2, 0)
     numbers = {"content": content, "style": source, "result": result}
-    rows = [[name, *(f"{p[c].mean():.2f} ± {p[c].std():.2f}" for c in range(3))] for name, p in numbers.items()]
+    rows = [[name, *(f"{p[c].mean():.2f} ±{p[c].std():.2f}" for c in range(3))] for name, p in numbers.items()]
     off = max(np.abs(result.mean((1, 2)) - source.mean((1, 2))).max(), np.abs(result.std((1, 2)) - source.std((1, 2))).max())
     out = np.mean((result < 0) | (result > 1))
     return (
         image(side_by_side, caption="Content, style and result. Shapes come from the first, colour statistics from the second."),
-        table(rows, columns=["mean ± deviation", "red", "green", "blue"],
-              caption="What is transferred. In a style network the channels are features of a deep layer, and a decoder paints the picture."),
+        table(rows, columns=["image", "red", "green", "blue"],
+              caption="Mean ± deviation: what is transferred. In a style network the channels are features of a deep layer, and a decoder paints the picture."),
         f"The result's means and deviations are within {off:.3f} of the style's. {out:.1%} of its numbers lie outside 0 to 1 and are clipped in the picture.",
     )

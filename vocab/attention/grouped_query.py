@@ -102,7 +102,7 @@ class GroupedQueryAttention(MultiHeadAttention):
         return self.attend(q_BHTd, k_BGSd, v_BGSd, is_causal=is_causal, cache=cache, layer=layer)
 
     def weighted_mean(self, q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Every query head with the key/value head of its group; neighbours share, and nothing is copied for them."""
+        """Every query head with the key/value head of its group: neighbours share."""
         q = q.unflatten(1, (self.n_kv_heads, -1))  # (B, G, H / G, T, d) against (B, G, 1, S, d)
         dropout_p = self.dropout if self.training else 0.0
         settings = dict(attn_mask=attn_mask, dropout_p=dropout_p, return_weights=True)

@@ -115,6 +115,7 @@ class MultiHeadAttention(nn.Module):
         *,
         attn_mask: Tensor | None = None,
         is_causal: bool = False,
+        window: int | None = None,
         cache: KVCache | None = None,
         layer: int = 0,
         return_weights: bool = False,
@@ -129,6 +130,7 @@ class MultiHeadAttention(nn.Module):
             v: Values ``(B, H, S, d)``.
             attn_mask: As in ``forward``.
             is_causal: As in ``forward``.
+            window: How many tokens a causal query may look back on, itself included; all if not given.
             cache: As in ``forward``.
             layer: As in ``forward``.
             return_weights: As in ``forward``.
@@ -138,8 +140,9 @@ class MultiHeadAttention(nn.Module):
                 raise ValueError("is_causal=False with a cache: old tokens would have to be computed again")
             k, v = cache.update(layer, k, v)
         if is_causal:
-            window = None if cache is None else cache.window
-            attn_mask = both(attn_mask, causal_mask(q.shape[2], k.shape[2], window, device=q.device))
+            windows = [w for w in (window, cache and cache.window) if w is not None]
+            seen = causal_mask(q.shape[2], k.shape[2], min(windows, default=None), device=q.device)
+            attn_mask = both(attn_mask, seen)
         out_BHTd, weights_BHTS = self.weighted_mean(q, k, v, attn_mask)
         out = self.o_proj(merge_heads(out_BHTd))
         return (out, weights_BHTS) if return_weights else out

@@ -57,7 +57,6 @@ class Embedding(nn.Module):
         if padding_idx is not None:
             if not -num_embeddings <= padding_idx < num_embeddings:
                 raise ValueError(f"padding_idx={padding_idx} is not a row of num_embeddings={num_embeddings}")
-            padding_idx %= num_embeddings
             with torch.no_grad():
                 self.weight[padding_idx] = 0
         if max_norm is not None and max_norm <= 0:

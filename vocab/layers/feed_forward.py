@@ -14,6 +14,9 @@ from torch.nn import functional as F
 
 from vocab.activations.gelu import gelu
 from vocab.activations.relu import relu
+from vocab.activations.sigmoid import sigmoid
+from vocab.activations.silu import silu
+from vocab.activations.tanh import tanh
 from vocab.check import expect
 from vocab.layers.linear import Linear
 
@@ -71,9 +74,9 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": relu,
     "gelu": gelu,
     "gelu_tanh": partial(gelu, approximate="tanh"),
-    "silu": F.silu,
-    "sigmoid": torch.sigmoid,
-    "tanh": torch.tanh,
+    "silu": silu,
+    "sigmoid": sigmoid,
+    "tanh": tanh,
     "identity": lambda x: x,
 }
 

@@ -6,9 +6,9 @@ equations 5 and 6.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
+from vocab.activations.sigmoid import sigmoid
 from vocab.check import expect
 from vocab.layers.feed_forward import activation_function
 from vocab.layers.linear import Linear
@@ -32,6 +32,7 @@ def glu(x: Tensor, dim: int = -1) -> Tensor:
         ValueError: If the dimension's size is odd.
 
     Examples:
+        >>> import torch
         >>> glu(torch.tensor([2.0, -3.0, 0.0, 100.0]))
         tensor([ 1., -3.])
     """
@@ -39,7 +40,7 @@ def glu(x: Tensor, dim: int = -1) -> Tensor:
     if x.shape[dim] % 2:
         raise ValueError(f"x has size {x.shape[dim]} in dimension {dim}, which does not split into values and gates")
     value, gate = x.chunk(2, dim)
-    return value * torch.sigmoid(gate)
+    return value * sigmoid(gate)
 
 
 class GatedLinearUnit(nn.Module):
@@ -61,6 +62,7 @@ class GatedLinearUnit(nn.Module):
         ValueError: If the activation is not known or ``x`` has another width.
 
     Examples:
+        >>> import torch
         >>> layer = GatedLinearUnit(4, 3)
         >>> layer.proj.weight.shape, layer(torch.zeros(2, 4)).shape
         (torch.Size([6, 4]), torch.Size([2, 3]))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,7 @@ from torch.nn import functional as F
 
 from vocab.check import expect
 
-__all__ = ["MixtureOfExperts"]
+__all__ = ["MixtureOfExperts", "router_logits", "run_experts"]
 
 # B batch, T time, D model width, F hidden width of an expert, E experts, K experts per token
 # N = B·T tokens, P = K·N pairs of a token and an expert
@@ -92,14 +93,14 @@ class MixtureOfExperts(nn.Module):
         self.d_model, self.top_k, self.capacity_factor = d_model, top_k, capacity_factor
         self.normalize_gates, self.router_noise, self.balance = normalize_gates, router_noise, balance
         self.activation = _ACTIVATIONS[activation]
-        self.router_ED = nn.Parameter(_uniform(n_experts, d_model))
-        self.gate_up_E2FD = nn.Parameter(_uniform(n_experts, 2 * d_ff, d_model))
-        self.down_EDF = nn.Parameter(_uniform(n_experts, d_model, d_ff))
+        self.router_ED = nn.Parameter(uniform_weight(n_experts, d_model))
+        self.gate_up_E2FD = nn.Parameter(uniform_weight(n_experts, 2 * d_ff, d_model))
+        self.down_EDF = nn.Parameter(uniform_weight(n_experts, d_model, d_ff))
         if balance == "bias":
             self.register_buffer("bias_E", torch.zeros(n_experts))
         if shared_experts:  # side by side they are one expert that is so many times as wide
-            self.shared_gate_up = nn.Parameter(_uniform(2 * d_ff * shared_experts, d_model))
-            self.shared_down = nn.Parameter(_uniform(d_model, d_ff * shared_experts, fan_in=d_ff))
+            self.shared_gate_up = nn.Parameter(uniform_weight(2 * d_ff * shared_experts, d_model))
+            self.shared_down = nn.Parameter(uniform_weight(d_model, d_ff * shared_experts, fan_in=d_ff))
         self.shared_experts = shared_experts
 
     def forward(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -115,11 +116,12 @@ class MixtureOfExperts(nn.Module):
         kept_P = self._within_capacity(expert_P[order_P], count_E)
 
         n = len(x_ND)
-        sorted_PD = self._experts(x_ND[order_P % n], count_E)
+        weights = self.gate_up_E2FD, self.down_EDF
+        sorted_PD = run_experts(x_ND[order_P % n], count_E.tolist(), *weights, self.activation)
         sorted_PD = sorted_PD * torch.where(kept_P, gate_P[order_P], 0).to(x.dtype)[:, None]
         y_ND = sorted_PD[order_P.argsort()].unflatten(0, (self.top_k, n)).sum(0)
         if self.shared_experts:
-            y_ND = y_ND + self._gated(x_ND, self.shared_gate_up, self.shared_down)
+            y_ND = y_ND + _gated(x_ND, self.shared_gate_up, self.shared_down, self.activation)
 
         share_E = count_E.to(logits_NE.dtype) / len(expert_P)
         balance = len(share_E) * (share_E * logits_NE.softmax(-1).mean(0)).sum()
@@ -147,10 +149,7 @@ class MixtureOfExperts(nn.Module):
         self.bias_E += rate * (load.mean() - load).sign()
 
     def _logits(self, x_ND: Tensor) -> Tensor:
-        # Rounding to 16 bits moves logits across each other: the router computes in 32, also under autocast.
-        dtype = torch.promote_types(x_ND.dtype, torch.float32)
-        with torch.autocast(x_ND.device.type, enabled=False):
-            logits_NE = F.linear(x_ND.to(dtype), self.router_ED.to(dtype))
+        logits_NE = router_logits(x_ND, self.router_ED)
         if self.training and self.router_noise:
             logits_NE = logits_NE + self.router_noise * torch.randn_like(logits_NE)
         return logits_NE
@@ -171,15 +170,56 @@ class MixtureOfExperts(nn.Module):
         # Less a hair: 1.1 * 20 / 2 is a little more than 11 in floating point, and 11 is meant.
         return place_P < math.ceil(self.capacity_factor * len(sorted_P) / len(count_E) - 1e-9)
 
-    def _experts(self, sorted_PD: Tensor, count_E: Tensor) -> Tensor:
-        rows = sorted_PD.split(count_E.tolist())
-        return torch.cat([self._gated(*each) for each in zip(rows, self.gate_up_E2FD, self.down_EDF)])
 
-    def _gated(self, x: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
-        gate, up = F.linear(x, gate_up).chunk(2, -1)
-        return F.linear(self.activation(gate) * up, down)
+def router_logits(x: Tensor, router: Tensor) -> Tensor:
+    """How much each token wants each expert, in 32 bits also where all else has 16, and under autocast.
+
+    Rounding to 16 bits moves logits across each other, and a token to another expert.
+
+    Args:
+        x: Tokens ``(N, D)``.
+        router: One direction per expert, ``(E, D)``.
+
+    Returns:
+        ``(N, E)``.
+
+    Examples:
+        >>> router_logits(torch.ones(1, 2).bfloat16(), torch.eye(2).bfloat16())
+        tensor([[1., 1.]])
+    """
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    with torch.autocast(x.device.type, enabled=False):
+        return F.linear(x.to(dtype), router.to(dtype))
 
 
-def _uniform(*shape: int, fan_in: int | None = None) -> Tensor:
+def run_experts(
+    rows: Tensor, counts: list[int], gate_up: Tensor, down: Tensor, activation: Callable[[Tensor], Tensor] = F.silu
+) -> Tensor:
+    """Each gated expert on its own rows.
+
+    Args:
+        rows: ``(P, D)``, those of the first expert first.
+        counts: How many rows each of the E experts has.
+        gate_up: ``(E, 2 F, D)``, gates and then ups.
+        down: ``(E, D, F)``.
+        activation: The function on the gate.
+
+    Returns:
+        ``(P, D)``, in the same order.
+
+    Examples:
+        >>> run_experts(torch.ones(3, 2), [1, 2], torch.zeros(2, 8, 2), torch.zeros(2, 2, 4)).shape
+        torch.Size([3, 2])
+    """
+    return torch.cat([_gated(*each, activation) for each in zip(rows.split(counts), gate_up, down)])
+
+
+def _gated(x: Tensor, gate_up: Tensor, down: Tensor, activation: Callable[[Tensor], Tensor]) -> Tensor:
+    gate, up = F.linear(x, gate_up).chunk(2, -1)
+    return F.linear(activation(gate) * up, down)
+
+
+def uniform_weight(*shape: int, fan_in: int | None = None) -> Tensor:
+    """A weight as a linear layer starts with."""
     bound = (fan_in or shape[-1]) ** -0.5
     return torch.empty(shape).uniform_(-bound, bound)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from vocab.activations.sigmoid import sigmoid
 from vocab.check import expect
 from vocab.layers.gated_linear_unit import GatedFeedForward
 
@@ -93,4 +94,4 @@ def swiglu(
         gate, up = gate.clamp(max=limit), up.clamp(-limit, limit)
     dtype = torch.promote_types(gate.dtype, torch.float32)
     wide = gate.to(dtype)
-    return (wide * torch.sigmoid(beta * wide) * (up.to(dtype) + offset)).to(gate.dtype)
+    return (wide * sigmoid(beta * wide) * (up.to(dtype) + offset)).to(gate.dtype)

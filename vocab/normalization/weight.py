@@ -50,7 +50,7 @@ def weight_norm(module: nn.Module, name: str = "weight", dim: int = 0) -> nn.Mod
     zero = (_length(weight, dim) == 0).sum().item()
     if zero:
         raise ValueError(f"{name} has {zero} direction(s) of length 0: g v / |v| would divide by zero")
-    parametrize.register_parametrization(module, name, _LengthTimesDirection(dim), unsafe=True)
+    parametrize.register_parametrization(module, name, _LengthTimesDirection(dim))
     return module
 
 

@@ -69,6 +69,14 @@ def test_moments_of_a_normal_input():
     assert expectation(lambda z: relu6(z) ** 2, kinks=(0.0, 6.0)) == pytest.approx(0.5, abs=1e-6)
 
 
+@pytest.mark.oracle("normal distribution function")
+@pytest.mark.parametrize(("std", "gate", "cap"), [(1, 0.0027, 0.0), (2, 0.134, 0.00135), (3, 0.317, 0.0228), (4, 0.453, 0.0668)])
+def test_share_of_normal_inputs_without_a_gradient(std, gate, cap):
+    z = torch.special.ndtri((torch.arange(20000, dtype=torch.float64) + 0.5) / 20000) * std
+    assert (slope(hardsigmoid, z) == 0).double().mean().item() == pytest.approx(gate, abs=1e-3)
+    assert (relu6(z) == 6).double().mean().item() == pytest.approx(cap, abs=1e-4)
+
+
 def test_eight_bits_have_a_known_step_for_relu6():
     """256 levels on [0, 6] are off by at most half a step, 0.0118, whatever the input."""
     error = np.abs(numpy_variant.quantise(relu6(10 * GRID).numpy(), 0, 6, 8) - relu6(10 * GRID).numpy())

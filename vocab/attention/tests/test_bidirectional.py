@@ -88,6 +88,8 @@ def test_bad_input_is_named():
     for shape in [(2, 4), (1, 5)]:
         with pytest.raises(ValueError, match=r"key_mask has shape .* expected \(batch=2, time=5\)"):
             module(x, torch.ones(shape, dtype=torch.bool))
+    with pytest.raises(ValueError, match=r"x has shape \(5, 8\); expected \(batch, time, d_model=8\)"):
+        module(x[0], mask[:1])
     with pytest.raises(TypeError, match="key_mask has dtype torch.int64; expected torch.bool"):
         module(x, mask.long())
     for lengths in ([0, 3], [3, 6]):

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from snippets.convolution.conv2d import conv2d as numpy_conv2d
 from snippets.convolution.conv2d import kernel
+from snippets.convolution.conv2d import receptive_field as numpy_receptive_field
 from vocab.convolution.conv2d import Conv2d, receptive_field
 
 D = torch.float64
@@ -187,6 +188,11 @@ def test_numpy_variant_agrees(agree):
     for k, s, p, d in [(3, 1, 1, 1), (2, 2, 0, 1), (5, 1, 2, 2), (3, 3, 3, 2)]:
         module, x = Conv2d(2, 3, k, s, p, d, bias=False).double(), torch.randn(2, 10, 11, dtype=D)
         agree(numpy_conv2d(x.numpy(), module.weight.detach().numpy(), s, p, d), module(x[None])[0])
+
+
+def test_numpy_receptive_field_agrees(agree):
+    for layers in ([(3, 1, 1)] * 4, [(7, 2, 1), (3, 2, 1), (3, 1, 2)], [(2, 3, 4), (4, 1, 1)]):
+        agree(numpy_receptive_field(layers), receptive_field([(k, s, 0, d) for k, s, d in layers])[0])
 
 
 def test_the_presets_are_the_known_kernels():

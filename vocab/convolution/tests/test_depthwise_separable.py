@@ -26,6 +26,12 @@ def test_equals_a_full_convolution_whose_weights_are_outer_products(multiplier):
     torch.testing.assert_close(module(x), F.conv2d(x, full, module[1].bias, 2, 2, 2))
 
 
+def test_by_default_a_3_by_3_window_keeps_the_size():
+    module, x = DepthwiseSeparableConv2d(4, 5).double(), torch.randn(1, 4, 6, 6, dtype=D)
+    full = module[1].weight * module[0].weight[:, 0]
+    torch.testing.assert_close(module(x), F.conv2d(x, full, module[1].bias, padding=1))
+
+
 @pytest.mark.oracle("cost ratio 1 / O + 1 / k²")
 @pytest.mark.parametrize(("c", "o", "k"), [(64, 128, 3), (7, 5, 5), (3, 32, 3), (4, 4, 1)])
 def test_cost_beside_the_full_layer_is_one_over_o_plus_one_over_k_squared(c, o, k):

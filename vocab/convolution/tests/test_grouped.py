@@ -64,6 +64,7 @@ def test_shuffle_is_torchs_and_another_shuffle_undoes_it(channels, groups):
     shuffled = channel_shuffle(x, groups)
     assert torch.equal(shuffled, F.channel_shuffle(x, groups))
     assert torch.equal(channel_shuffle(shuffled, channels // groups), x)
+    assert torch.equal(channel_shuffle(x[..., 0, 0], groups), shuffled[..., 0, 0]), "a batch of vectors has channels too"
 
 
 def test_the_layer_shuffles_its_output_and_only_if_asked():

@@ -4,7 +4,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from snippets.layers.feed_forward import feed_forward, gelu, parts, relu
+from snippets.activations.gelu import gelu
+from snippets.activations.relu import relu
+from snippets.layers.feed_forward import feed_forward, parts
 from vocab.layers.feed_forward import FeedForward, activation_function
 
 D = torch.float64

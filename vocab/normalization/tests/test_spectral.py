@@ -214,6 +214,10 @@ def test_wrong_inputs_are_named():
         power_iteration(torch.ones(3, 4), torch.ones(3), 0)
     with pytest.raises(ValueError, match=r"kernel has shape \(3, 3\); expected \(out_channels, in_channels, height, width\)"):
         conv_spectral_norm(torch.ones(3, 3), (5, 5))
+    tall = torch.ones(1, 1, 2, 3, dtype=D)
+    assert conv_spectral_norm(tall, (2, 3)).item() == pytest.approx(6.0)
+    with pytest.raises(ValueError, match="larger than input_hw"):
+        conv_spectral_norm(tall, (3, 2))
     for hw in [(2, 5), (5, 2)]:
         with pytest.raises(ValueError, match=r"kernel is \(3, 3\) and larger than input_hw=" + f"\\({hw[0]}, {hw[1]}\\)"):
             conv_spectral_norm(torch.ones(1, 1, 3, 3), hw)
@@ -222,6 +226,9 @@ def test_wrong_inputs_are_named():
 def test_a_zero_matrix_has_norm_zero_and_a_negative_dimension_counts_from_the_end():
     sigma, u, v = power_iteration(torch.zeros(3, 2, dtype=D), torch.ones(3, dtype=D))
     assert sigma.item() == 0.0 and u.isfinite().all() and v.isfinite().all()
+    for shape in [(1, 3), (3, 1)]:
+        one = spectral_norm(nn.Linear(*shape).double(), n_power_iterations=5)
+        assert one.weight.norm().item() == pytest.approx(1.0)
     layer = spectral_norm(nn.Linear(4, 3).double(), dim=-2, n_power_iterations=300)
     assert torch.linalg.matrix_norm(layer.weight, 2).item() == pytest.approx(1.0)
 

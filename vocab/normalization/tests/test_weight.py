@@ -22,7 +22,7 @@ def parts(module):
 
 @pytest.mark.oracle("torch.nn.utils.parametrizations.weight_norm")
 @pytest.mark.parametrize("build", [lambda: nn.Linear(3, 4), lambda: nn.Conv2d(3, 4, 2), lambda: nn.ConvTranspose1d(3, 4, 2)])
-@pytest.mark.parametrize("dim", [0, 1, -1])
+@pytest.mark.parametrize("dim", [0, 1, -1, -2])
 def test_equals_that_of_torch_with_gradients(build, dim):
     ours, x = build().double(), torch.randn(5, 3, *[6] * (build().weight.ndim - 2), dtype=D)
     theirs = copy.deepcopy(ours)

@@ -1,0 +1,1 @@
+"""Pooling: many positions made few."""

@@ -1,0 +1,177 @@
+"""minGRU and minLSTM: recurrent cells whose gates do not look at the state, so that time can be computed in parallel.
+
+Source: Feng et al. 2024, arXiv:2410.01201, sections 3.1 and 3.2 and appendix B (in log space); the scan for any
+first-order recurrence: Martin and Cundy 2018, arXiv:1709.04057; in log space: Heinsen 2023, arXiv:2311.06281.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vocab.check import expect
+from vocab.layers.linear import Linear
+
+__all__ = ["MinGRU", "MinLSTM", "linear_scan", "log_scan"]
+
+# B batch, T time, I input width, H hidden width
+
+
+class MinGRU(nn.Module):
+    """Recurrent layer ``h = (1 - z) * h + z * candidate`` with ``z`` and the candidate made from the input alone.
+
+    Args:
+        input_size: Width I of the input.
+        hidden_size: Width H of the state and of the output.
+        log_space: Whether candidates are made positive and the scan runs on logarithms, which cannot underflow.
+            Otherwise candidates are a linear map, of either sign.
+        bias: Whether the map has a bias; that of the gate sets how long the layer remembers at the start.
+
+    Shapes:
+        x ``(B, T, I)``, h0 ``(B, H)`` or None -> y ``(B, T, H)`` and h_n ``(B, H)``.
+
+    Raises:
+        ValueError: If a shape does not fit, or a first state is not above 0 in log space (not checked in compiled code).
+
+    Examples:
+        >>> layer, x = MinGRU(4, 8), torch.randn(2, 6, 4)
+        >>> y, h = layer(x[:, :5])
+        >>> torch.allclose(layer.step(x[:, 5], h), layer(x)[1], atol=1e-6)
+        True
+    """
+
+    maps = 2  # how many times H numbers are made from an input
+
+    def __init__(self, input_size: int, hidden_size: int, *, log_space: bool = True, bias: bool = False) -> None:
+        super().__init__()
+        self.input_size, self.hidden_size, self.log_space = input_size, hidden_size, log_space
+        self.proj = Linear(input_size, self.maps * hidden_size, bias)
+
+    def gates(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """From inputs, the logarithms of what is kept and of what is written, and the candidate before its function.
+
+        Args:
+            x: ``(..., I)``.
+        """
+        gate, candidate = self.proj(x).chunk(2, -1)
+        return -F.softplus(gate), -F.softplus(-gate), candidate  # log(1 - z), log z
+
+    def forward(self, x: Tensor, h0: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        expect("x", x, "batch time input_size", input_size=self.input_size)
+        self._check_state("h0", h0, x)
+        log_keep, log_write, candidate = self.gates(x)
+        if self.log_space:
+            y = log_scan(log_keep, log_write + _log_positive(candidate), None if h0 is None else h0.log())
+        else:
+            y = linear_scan(log_keep.exp(), log_write.exp() * candidate, h0)
+        return y, y[:, -1]
+
+    def step(self, x: Tensor, h: Tensor | None = None) -> Tensor:
+        """One step: the next state, which is also the output.
+
+        Args:
+            x: ``(B, I)``.
+            h: ``(B, H)``; None before the first step.
+        """
+        expect("x", x, "batch input_size", input_size=self.input_size)
+        self._check_state("h", h, x)
+        log_keep, log_write, candidate = self.gates(x)
+        written = log_write.exp() * (_log_positive(candidate).exp() if self.log_space else candidate)
+        return written if h is None else log_keep.exp() * h + written
+
+    def _check_state(self, name: str, h: Tensor | None, x: Tensor) -> None:
+        if h is None:
+            return
+        expect(name, h, "batch hidden_size", batch=len(x), hidden_size=self.hidden_size)
+        if self.log_space and not torch.compiler.is_compiling() and (h <= 0).any():
+            raise ValueError(f"{name} holds {h.min().item():.4g}; in log space a state is above 0, and None is no past")
+
+
+class MinLSTM(MinGRU):
+    """Recurrent layer ``h = f' * h + i' * candidate`` with forget and input gate scaled to sum to 1.
+
+    Args:
+        input_size: Width I of the input.
+        hidden_size: Width H of the state and of the output.
+        log_space: As in ``MinGRU``.
+        bias: As in ``MinGRU``.
+
+    Examples:
+        >>> MinLSTM(4, 8)(torch.randn(2, 6, 4))[0].shape
+        torch.Size([2, 6, 8])
+    """
+
+    maps = 3
+
+    def gates(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        forget, write, candidate = self.proj(x).chunk(3, -1)
+        # f / (f + i) is the sigmoid of log f - log i: the gates never have to be divided.
+        odds = F.logsigmoid(forget) - F.logsigmoid(write)
+        return F.logsigmoid(odds), F.logsigmoid(-odds), candidate
+
+
+def _log_positive(v: Tensor) -> Tensor:
+    """Logarithm of a function that is positive everywhere: v + 1/2 above 0, the sigmoid below."""
+    return torch.where(v >= 0, (F.relu(v) + 0.5).log(), -F.softplus(-v))
+
+
+def linear_scan(a: Tensor, b: Tensor, h0: Tensor | None = None) -> Tensor:
+    """All states of ``h_t = a_t * h_{t-1} + b_t`` at once, in about log2(T) rounds over the whole sequence.
+
+    Args:
+        a: ``(B, T, ...)``, what is kept.
+        b: ``(B, T, ...)``, what is added.
+        h0: ``(B, ...)``; zero if not given.
+
+    Raises:
+        ValueError: If the shapes differ.
+
+    Examples:
+        >>> linear_scan(torch.full((1, 4), 0.5), torch.ones(1, 4))
+        tensor([[1.0000, 1.5000, 1.7500, 1.8750]])
+    """
+    _check_scan("a", a, "b", b, h0)
+    if h0 is not None:
+        b = torch.cat([b[:, :1] + a[:, :1] * h0[:, None], b[:, 1:]], 1)
+    reach = 1
+    while reach < a.shape[1]:
+        # After this round, step t stands for the 2 * reach steps up to t: they act as one step with these a and b.
+        b = torch.cat([b[:, :reach], b[:, reach:] + a[:, reach:] * b[:, :-reach]], 1)
+        a = torch.cat([a[:, :reach], a[:, reach:] * a[:, :-reach]], 1)
+        reach *= 2
+    return b
+
+
+def log_scan(log_a: Tensor, log_b: Tensor, log_h0: Tensor | None = None) -> Tensor:
+    """The same for positive numbers given as logarithms: no product of small gates is ever formed.
+
+    Args:
+        log_a: ``(B, T, ...)``.
+        log_b: ``(B, T, ...)``.
+        log_h0: ``(B, ...)``; None for a first state of zero.
+
+    Raises:
+        ValueError: If the shapes differ.
+
+    Examples:
+        >>> log_scan(torch.full((1, 3), 0.5).log(), torch.zeros(1, 3))
+        tensor([[1.0000, 1.5000, 1.7500]])
+    """
+    _check_scan("log_a", log_a, "log_b", log_b, log_h0)
+    total = log_a.cumsum(1)
+    inner = torch.logcumsumexp(log_b - total, 1)
+    if log_h0 is not None:
+        inner = torch.logaddexp(inner, log_h0[:, None].expand_as(inner))
+    return (total + inner).exp()
+
+
+def _check_scan(name_a: str, a: Tensor, name_b: str, b: Tensor, h0: Tensor | None) -> None:
+    expect(name_a, a, "...")
+    expect(name_b, b, "...")
+    if a.shape != b.shape or a.ndim < 2 or (h0 is not None and h0.shape != a[:, 0].shape):
+        first = "none" if h0 is None else tuple(h0.shape)
+        raise ValueError(
+            f"{name_a} has shape {tuple(a.shape)}, {name_b} {tuple(b.shape)}, the first state {first}; "
+            "expected (batch, time, ...) twice, and (batch, ...)"
+        )
