@@ -50,7 +50,7 @@ def show(depth=40, scale=0.5, skip=True):
     groups = {}
     for start in range(0, depth + 1, width):
         end = min(start + width, depth + 1) - 1
-        groups[str(start) if start == end else f"{start}–{end}"] = shares[start : end + 1].sum()
+        groups[str(start) if start == end else f"{start}–{end}"] = round(shares[start : end + 1].sum(), 3)
     mean = (at * shares).sum()
     return (
         line({"signal": (at, norm(h)), "gradient": (at, norm(g))}, x="layer", y="length (cut off at 1e-12)", log_y=True, range_y=(1e-12, 1e4),

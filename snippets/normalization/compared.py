@@ -48,14 +48,14 @@ def show(image=2, channel=2, position=3, groups=2):
         d = response(f, x, at)[..., 0]
         d[np.abs(d) < 1e-9] = np.nan  # does not depend on it at all
         shared[name] = int(np.isfinite(d).sum())
-        panels += [d.reshape(B * C, S), np.full((B * C, 1), np.nan)]
+        panels += [np.log10(np.abs(d)).reshape(B * C, S), np.full((B * C, 1), np.nan)]
         columns += [name if s == 0 else "" for s in range(S)] + [""]
     grid = np.concatenate(panels[:-1], 1)
     rows = [f"{b + 1} · {c + 1}" for b in range(B) for c in range(C)]
     said = {1: "all channels", 2: "two channels", 4: "one channel, as instance norm"}[groups]
     return (
-        heatmap(grid, rows=rows, columns=columns[:-1], x="norm, with four positions each", y="image · channel", value="change of the output per unit",
-                signed=True, range=(-1, 1),
+        heatmap(grid, rows=rows, columns=columns[:-1], x="norm, with four positions each", y="image · channel", value="log₁₀ of the change per unit",
+                signed=False, range=(-3.0, 0.2),
                 caption=f"Computed, not drawn. Batch: the channel in all images. Layer and RMS: all channels at one position. Group: {said} of the image. "
                         "Instance: the channel of the image."),
         bars(shared, y=f"numbers that notice, of {B * C * S}", range_y=(0, 17), caption="How many numbers share one mean. Only batch norm reaches into other images."),

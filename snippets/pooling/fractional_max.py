@@ -53,7 +53,7 @@ def show(ratio=0.7, u=0.3, kernel=2):
         return used
 
     return (
-        heatmap(np.outer(*read), x="column", y="row", value="windows that read it", signed=False, range=(0, 9),
+        heatmap(np.outer(*read), x="column", y="row", value="windows that read it", signed=False, range=(0, kernel**2),
                 caption=f"How many of the {m}×{m} windows read each of {n}×{n} pixels. Bright lines are borders where windows overlap: a step of 1."),
         heatmap(pooled, x="column", y="row", value="maximum", signed=False, range=(0, 1), caption=f"The pooled image, {m}×{m}."),
         line({"layers": [layers(r) for r in ratios]}, at=ratios, x="output over input", y="pooling layers from 64 to 1", marks={"now": ratio}, steps=True,

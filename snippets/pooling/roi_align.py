@@ -21,16 +21,14 @@ def roi_align(x, box, size, samples=2, aligned=True):
 
 def roi_pool(x, box, size):
     """The same box, rounded to pixels, cut into bins that are rounded again, and the maximum of each."""
-    x1, y1, x2, y2 = np.floor(np.asarray(box) + 0.5).astype(int)
-    out = np.zeros((size, size))
-    rows, columns = max(y2 - y1 + 1, 1) / size, max(x2 - x1 + 1, 1) / size
-    for i in range(size):
-        for j in range(size):
-            top, bottom = np.clip([y1 + int(np.floor(i * rows)), y1 + int(np.ceil((i + 1) * rows))], 0, x.shape[0])
-            left, right = np.clip([x1 + int(np.floor(j * columns)), x1 + int(np.ceil((j + 1) * columns))], 0, x.shape[1])
-            if bottom > top and right > left:
-                out[i, j] = x[top:bottom, left:right].max()
-    return out
+    x1, y1, x2, y2 = np.floor(np.asarray(box) + 0.5)
+    members = []
+    for low, high, n in ((y1, y2, x.shape[0]), (x1, x2, x.shape[1])):
+        bins, side, pixel = np.arange(size)[:, None], max(high - low + 1, 1) / size, np.arange(n)
+        members.append((pixel >= low + np.floor(bins * side)) & (pixel < low + np.ceil((bins + 1) * side)))
+    over_rows = np.where(members[0][:, :, None], x, -np.inf).max(1)  # (size, W)
+    out = np.where(members[1], over_rows[:, None], -np.inf).max(-1)
+    return np.where(np.isfinite(out), out, 0.0)  # a bin without pixels
 
 
 # %% demo

@@ -47,7 +47,7 @@ def show(tokens=32, noise=0.1, causal=True):
              caption="All keys score alike, so the first one gets its share: one of one, one of two, one of three ..."
                      if causal else "Everyone sees everyone: the share of the first token is the same wherever one stands."),
         line({"median": (at, middle), "lowest tenth": (at, low), "highest tenth": (at, high), "true": (at, at)}, x="position", y="position decoded",
-             dashed=["true"], range_y=(0, 80),
+             dashed=["true"], range_y=(0, 1.3 * tokens),
              caption="One over the output, minus one, in 24 texts with different noise. Late positions are told apart less well."),
         f"The position is decoded to within {wrong[-1]:.1f} at the last token and {wrong[1]:.2f} at the second.",
     )

@@ -76,7 +76,7 @@ def show(keep=2.0, scale=1.0, steps=40):
     shown = {name: np.clip(b, 1e-6, 1e6) for name, b in back.items()}
     reach = {name: int((b[::-1] >= 0.01).cumprod().sum() - 1) for name, b in back.items()}
     return (
-        line({name: (steps - t, b) for name, b in shown.items()}, log_y=True, range_y=(1e-6, 1e6), x="steps back from the end",
+        line({name: (t, b[::-1]) for name, b in shown.items()}, log_y=True, range_y=(1e-6, 1e6), x="steps back from the end",
              y="largest factor of a gradient", caption="Random weights, four units each; a curve stops at a millionth and at a million."),
         bars(reach, y="steps", range_y=(0, steps), caption="How far back one per cent of a gradient still arrives (the whole sequence, where a bar reaches the top)."),
         f"One per cent of a gradient comes back over {reach['RNN']} of {steps} steps in the plain RNN, {reach['LSTM']} in the LSTM, "

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vocab.check import expect
-from vocab.convolution.conv1d import Conv1d, convolve
+from vocab.convolution.conv1d import Conv1d
 
 __all__ = ["CausalConv1d"]
 
@@ -74,7 +74,7 @@ class CausalConv1d(Conv1d):
             state = x.new_zeros(len(x), self.in_channels, self.past)
         expect("state", state, "batch in_channels past", batch=len(x), in_channels=self.in_channels, past=self.past)
         seen = torch.cat([state, x], -1)
-        y = convolve(seen, self.weight, self.bias, dilation=self.dilation, groups=self.groups)
+        y = F.conv1d(seen, self.weight, self.bias, dilation=self.dilation, groups=self.groups)
         return F.silu(y) if self.activation else y, seen[..., seen.shape[-1] - self.past:]
 
     def step(self, x: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:

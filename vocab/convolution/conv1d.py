@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from vocab.check import expect
 
-__all__ = ["Conv1d", "ConvNd", "convolve", "output_size", "per_axis", "same_padding", "unfold"]
+__all__ = ["Conv1d", "convolve", "output_size", "same_padding", "unfold"]
 
 # B batch, C input channels, O output channels, G groups, I = C / G, L length, P output positions, K taps of a kernel
 
@@ -25,17 +25,7 @@ class ConvNd(nn.Module):
     Starts with the weights of ``torch.nn.Conv1d`` and its relatives and shares their ``state_dict``. Those run on kernels
     tuned to the device; this is the definition, one matrix product over all windows, and takes more memory.
 
-    Args:
-        in_channels: Channels C of the input.
-        out_channels: Channels O of the output.
-        kernel_size: Taps k; here and below one number for all axes or one for each.
-        stride: Positions from one output to the next.
-        padding: What is added on both sides; ``"same"`` keeps the size (at stride 1), ``"causal"`` pads before
-            the first position only.
-        dilation: Positions from one tap to the next.
-        groups: Parts into which the channels are cut; an output channel sees one part.
-        bias: Whether a number per output channel is added.
-        padding_mode: What padding holds: ``"zeros"``, ``"reflect"``, ``"replicate"`` or ``"circular"``.
+    The arguments are those of ``Conv1d``, with one number for all axes or one for each.
     """
 
     axes: tuple[str, ...] = ()

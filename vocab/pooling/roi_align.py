@@ -118,6 +118,8 @@ def _check(features: Tensor, boxes: Tensor, output_size: int | tuple[int, int], 
     oh, ow = (output_size, output_size) if isinstance(output_size, int) else output_size
     if min(oh, ow) < 1:
         raise ValueError(f"output_size={output_size} has a side below 1")
-    if not torch.compiler.is_compiling() and len(boxes) and not 0 <= boxes[:, 0].min() <= boxes[:, 0].max() < len(features):
-        raise ValueError(f"boxes name images {boxes[:, 0].min():g} to {boxes[:, 0].max():g}; features has 0 to {len(features) - 1}")
+    if not torch.compiler.is_compiling() and len(boxes):
+        first, last = boxes[:, 0].min().round().item(), boxes[:, 0].max().round().item()
+        if not 0 <= first <= last < len(features):
+            raise ValueError(f"boxes name images {first:g} to {last:g}; features has 0 to {len(features) - 1}")
     return oh, ow

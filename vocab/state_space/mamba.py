@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vocab.check import expect
+from vocab.convolution.causal import CausalConv1d
 
 __all__ = ["Mamba", "MambaState", "selective_scan"]
 
@@ -66,7 +67,7 @@ class Mamba(nn.Module):
         inner = expand * d_model
         self.sizes = rank, d_state, d_state
         self.in_proj = nn.Linear(d_model, 2 * inner, bias=False)
-        self.conv = nn.Conv1d(inner, inner, d_conv, groups=inner)
+        self.conv = CausalConv1d(inner, inner, d_conv, groups=inner, activation="silu")
         self.x_proj = nn.Linear(inner, sum(self.sizes), bias=False)
         self.dt_proj = nn.Linear(rank, inner)  # starts within ±rank**-0.5, as the paper's code asks
         self.A_log = nn.Parameter(torch.arange(1.0, d_state + 1).log().repeat(inner, 1))
@@ -80,9 +81,7 @@ class Mamba(nn.Module):
         expect("x", x, "batch time d_model", d_model=self.in_proj.in_features)
         state = self._checked(state, x)
         u_BET, z_BET = self.in_proj(x).transpose(1, 2).chunk(2, 1)
-        u_BET = torch.cat([state.conv, u_BET], -1)
-        last = u_BET[..., u_BET.shape[-1] - state.conv.shape[-1]:]
-        u_BET = F.silu(self.conv(u_BET))
+        u_BET, last = self.conv(u_BET, state.conv)
         dt_BTR, B_BTN, C_BTN = self.x_proj(u_BET.transpose(1, 2)).split(self.sizes, -1)
         dt_BET = F.softplus(self.dt_proj(dt_BTR)).transpose(1, 2)
         A_EN = -self.A_log.exp()  # negative whatever is learned: every state decays

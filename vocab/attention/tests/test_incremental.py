@@ -117,6 +117,8 @@ def test_bad_input_is_named():
         with pytest.raises(ValueError, match=f"n={n} is not from 0 to the 3 tokens held"):
             buffer.truncate(n)
     buffer.truncate(3), buffer.truncate(0)
+    assert buffer.length == 0
+    buffer.reorder(torch.tensor([0, 1])), buffer.reorder(torch.tensor([1, 1]))
     for index in ([0, 2], [-1, 0]):
         with pytest.raises(ValueError, match=f"index has {min(index)} to {max(index)}; allowed are 0 to 1"):
             buffer.reorder(torch.tensor(index))

@@ -134,7 +134,7 @@ def test_features_that_are_all_zero_do_not_divide_by_zero():
     assert (linear_attention(zero, zero, v, eps=1e-6)[0] == 0).all()
     module = LinearAttention(8, 2)
     assert module.eps == 1e-6 and module.chunk_size == 64 and module.causal
-    assert LinearAttention(8, 2, bias=False).q_proj.bias is None
+    assert LinearAttention(8, 2, bias=False).q_proj.bias is None and module.q_proj.bias is not None
 
 
 def test_bad_input_is_named():

@@ -35,11 +35,11 @@ def test_features_are_positive_and_as_defined():
     torch.testing.assert_close(phi, expected)
 
 
-def squared_errors(m, orthogonal, tries=400):
+def squared_errors(m, tries=400):
     q, k = torch.tensor([[0.5, -0.3, 0.4, 0.2], [0.6, 0.1, -0.2, 0.5]], dtype=D)
     found = []
     for _ in range(tries):
-        omega = random_directions(m, 4, orthogonal=orthogonal).double()
+        omega = random_directions(m, 4, orthogonal=False).double()
         found.append((softmax_features(q[None], omega)[0] @ softmax_features(k[None], omega)[0] - (q @ k).exp()) ** 2)
     return torch.stack(found).mean().item()
 
@@ -47,13 +47,19 @@ def squared_errors(m, orthogonal, tries=400):
 @pytest.mark.oracle("statistics: the error falls like 1/√m")
 def test_the_error_falls_with_the_root_of_the_number_of_features():
     sizes = [8, 32, 128, 512]
-    slope = np.polyfit(np.log(sizes), [0.5 * math.log(squared_errors(m, False)) for m in sizes], 1)[0]
+    slope = np.polyfit(np.log(sizes), [0.5 * math.log(squared_errors(m)) for m in sizes], 1)[0]
     assert -0.6 < slope < -0.4
 
 
-@pytest.mark.oracle("statistics: lower mean squared error than independent directions")
+@pytest.mark.oracle("statistics: lower mean squared error than independent directions, over 60,000 draws")
 def test_orthogonal_directions_are_better():
-    assert squared_errors(4, True, 2000) < 0.8 * squared_errors(4, False, 2000)
+    q = torch.tensor([0.125**0.5, 0, 0, 0], dtype=D)  # k = q; theorem 2 of the paper promises about 7 % less here
+    errors = []
+    for orthogonal in (True, False):
+        omega = random_directions(4 * 60_000, 4, orthogonal=orthogonal).double().view(60_000, 4, 4)
+        products = (2 * omega @ q - q @ q).exp().mean(1)
+        errors.append((products - (q @ q).exp()).square().mean())
+    assert errors[0] < 0.98 * errors[1]
     omega = random_directions(10, 4).double()
     for group in omega.split(4):
         directions = F.normalize(group, dim=1)
@@ -93,7 +99,9 @@ def test_it_is_not_the_kernel_of_the_linear_transformer():
 def test_large_logits_do_not_overflow():
     module, x = PerformerAttention(8, 2, n_features=16), 60 * torch.randn(1, 5, 8)
     assert softmax_features(split_heads(module.q_proj(x), 4), 30 * module.omega).isinf().any()
-    assert module(x).isfinite().all()
+    ours = module(x)
+    torch.testing.assert_close(ours, module.double()(x.double()).float(), rtol=1e-3, atol=1e-3)
+    assert ours.std(1).max() > 0.1, "underflow to nothing would give the same output for all tokens"
 
 
 def test_the_variance_explodes_with_the_norms():

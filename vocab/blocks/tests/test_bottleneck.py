@@ -74,6 +74,7 @@ def test_with_the_last_scale_at_zero_it_starts_as_its_shortcut(stride):
     module, x = BottleneckBlock(8, 2, stride=stride, zero_init=True).eval(), torch.randn(1, 8, 6, 6)
     around = x if stride == 1 else module.sum.shortcut(x)
     assert torch.equal(module(x), around.relu())
+    assert not module.sum.branch[7].weight.any() and module.sum.branch[6].weight.all(), "one zero, or nothing would ever move"
     assert not torch.equal(BottleneckBlock(8, 2).eval()(x), x.relu())
 
 
@@ -100,6 +101,19 @@ def test_numpy_variant_agrees(agree):
 def test_the_middle_taps_of_the_linearized_block_have_the_rank_of_the_middle():
     assert rank_of_middle_taps(12, 3, 1) == 3
     assert rank_of_middle_taps(12, 6, 3) == 6
+
+
+def test_by_default_the_3_by_3_strides_and_so_every_pixel_is_read():
+    x = torch.randn(1, 4, 6, 6, requires_grad=True)
+    for late, read in [({}, 36), (dict(stride_in_3x3=False), 9)]:
+        branch = BottleneckBlock(4, 4, stride=2, expansion=1, **late).eval().sum.branch
+        (gradient,) = torch.autograd.grad(branch[3](branch[0](x)).square().sum(), x)
+        assert (gradient[0].abs().sum(0) > 0).sum() == read
+
+
+def test_one_channel_everywhere_is_enough():
+    x = torch.randn(2, 1, 4, 4)
+    assert torch.equal(BottleneckBlock(1, 1, expansion=1, zero_init=True)(x), x.relu())
 
 
 @pytest.mark.parametrize(

@@ -162,6 +162,11 @@ def test_numpy_path_shares_are_binomial(agree):
     agree(path_shares(7, 0.25), stats.binom(7, 0.2).pmf(np.arange(8)))
 
 
+def test_one_channel_is_enough():
+    x = torch.randn(2, 1, 4, 4)
+    assert torch.equal(ResidualBlock(1)(x), x.relu()) and ResidualBlock(2, 1)(x.expand(-1, 2, -1, -1)).shape == x.shape
+
+
 def test_wrong_arguments_are_named():
     for arguments, message in [
         (dict(in_channels=0), "in_channels=0 is below 1"), (dict(in_channels=2, out_channels=0), "out_channels=0 is below 1"),

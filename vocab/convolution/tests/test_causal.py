@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from snippets.convolution.causal import causal_conv1d, reached
 from vocab.convolution.causal import CausalConv1d
-from vocab.convolution.conv1d import Conv1d
+from vocab.convolution.conv1d import Conv1d, convolve
 from vocab.convolution.conv2d import receptive_field
 
 D = torch.float64
@@ -29,6 +29,14 @@ def test_equals_torch_conv1d_with_zeros_before_the_first_position(k, d, groups, 
     y, state = module(x)
     torch.testing.assert_close(y, F.silu(expected) if activation else expected)
     torch.testing.assert_close(state, F.pad(x, ((k - 1) * d, 0))[..., 11:], rtol=0, atol=0)
+
+
+@pytest.mark.oracle("a matrix of windows times the weights")
+@pytest.mark.parametrize(("k", "d", "groups"), SETTINGS)
+def test_equals_a_matrix_product_over_the_windows_of_past_and_present(k, d, groups):
+    module, x, past = CausalConv1d(4, 8, k, dilation=d, groups=groups).double(), torch.randn(2, 4, 9, dtype=D), torch.randn(2, 4, (k - 1) * d, dtype=D)
+    expected = convolve(torch.cat([past, x], -1), module.weight, module.bias, dilation=d, groups=groups)
+    torch.testing.assert_close(module(x, past)[0], expected)
 
 
 @pytest.mark.oracle("Jacobian")

@@ -101,6 +101,12 @@ def test_pieces_with_the_state_carried_on_give_what_the_whole_gives(weight_norm)
     assert not torch.allclose(fresh, whole[..., 7:]), "without the state the past is gone"
 
 
+def test_a_block_has_three_taps_side_by_side_and_a_network_too_unless_told_otherwise():
+    _, (first, second) = TemporalBlock(2, 3)(torch.zeros(1, 2, 5))
+    assert first.shape == (1, 2, 2) and second.shape == (1, 3, 2)
+    assert TemporalConvNet(1, [1]).receptive_field == 5
+
+
 def test_what_is_older_than_the_receptive_field_is_invisible():
     network, x = TemporalConvNet(1, [4, 4], 2).double().eval(), torch.randn(1, 1, 30, dtype=D)
     assert network.receptive_field == 7

@@ -4,6 +4,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from snippets.normalization import compared
 from snippets.normalization import group as numpy_variant
 from vocab.normalization.group import GroupNorm, group_norm
 
@@ -162,3 +163,22 @@ def test_demo_turns_down_the_neighbour_of_the_loud_channel_and_no_other_image():
     assert shown[2] > 1.3 and shown[3] < 0.2 and 0.5 < shown[0] < 1.5
     assert numpy_variant.show(loud=20.0, groups=8)[1]["series"]["GN"][3] > 0.99
     assert "by 0.00 with GN" in numpy_variant.show()[-1]["caption"]
+
+
+@pytest.mark.oracle("autograd through PyTorch's norms")
+@pytest.mark.parametrize("groups", [1, 2, 4])
+def test_the_family_figure_shows_the_derivatives_that_autograd_finds(groups):
+    x, at = torch.randn(3, 4, 4, 1, dtype=D), (1, 2, 0, 0)
+    over_channels = lambda f: lambda x: f(x.movedim(1, -1)).movedim(-1, 1)  # noqa: E731
+    theirs = {
+        "batch": lambda x: F.batch_norm(x, None, None, training=True),
+        "layer": over_channels(lambda x: F.layer_norm(x, (4,))),
+        "RMS": over_channels(lambda x: F.rms_norm(x, (4,), eps=1e-6)),
+        "group": lambda x: F.group_norm(x, groups),
+        "instance": F.instance_norm,
+    }
+    for name, f in compared.norms(groups).items():
+        expected = torch.autograd.functional.jacobian(theirs[name], x)[(..., *at)]
+        np.testing.assert_allclose(compared.response(f, x.numpy(), at), expected, atol=1e-4)
+        found = int((expected != 0).sum())
+        assert found == {"batch": 12, "layer": 4, "RMS": 4, "group": 16 // groups, "instance": 4}[name]

@@ -3,8 +3,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from snippets.pooling import compared
 from snippets.pooling import generalized_mean as numpy_variant
 from vocab.pooling.generalized_mean import GeMPool, lp_pool2d
+from vocab.pooling.stochastic import StochasticPool2d
 
 D = torch.float64
 
@@ -164,3 +166,18 @@ def test_demo_climbs_from_the_mean_to_the_maximum():
     curve = [y for _, y in numpy_variant.show()[1]["series"]["pooled"]]
     assert np.all(np.diff(curve) > 0)
     assert len(numpy_variant.show(show_gradient=False)) == len(numpy_variant.show()) - 1
+
+
+@pytest.mark.oracle("autograd")
+@pytest.mark.parametrize("k", [2, 4])
+def test_the_family_figure_shows_the_derivatives_that_autograd_finds(k):
+    x = (torch.rand(1, 1, 8, 8, dtype=D) + 0.1).requires_grad_()
+    theirs = {
+        "max": lambda: F.max_pool2d(x, k),
+        "average": lambda: F.avg_pool2d(x, k),
+        "GeM p=3": lambda: F.lp_pool2d(x, 3.0, k) / k ** (2 / 3),
+        "stochastic": lambda: StochasticPool2d(k).eval()(x),
+    }
+    for name, f in compared.poolings(k, 3.0).items():
+        found = compared.influence(f, x.detach()[0, 0].numpy())
+        np.testing.assert_allclose(found, torch.autograd.grad(theirs[name]().sum(), x)[0][0, 0], atol=1e-7)

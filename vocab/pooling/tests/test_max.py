@@ -109,6 +109,12 @@ def test_number_of_windows_is_that_of_torch_for_all_small_settings():
                             assert windows(torch.zeros(1, 1, n, n), k, s, p, r, ceil_mode).shape == (1, 1, expected, expected, k, k)
 
 
+def test_dilation_and_padding_are_off_by_default():
+    assert out_size(7, 3, 2) == 3 and out_size(7, 2, 2) == 3
+    x = torch.randn(1, 1, 7, 7)
+    torch.testing.assert_close(windows(x, 3, 2).amax((-2, -1)), F.max_pool2d(x, 3, 2))
+
+
 def test_windows_are_a_view_where_nothing_is_padded_and_are_filled_with_zero():
     x = torch.randn(1, 1, 4, 4)
     assert windows(x, 2, 2).data_ptr() == x.data_ptr()

@@ -12,7 +12,7 @@ D = torch.float64
 
 
 def example():
-    boxes = torch.tensor([[0, 1.2, 0.7, 4.3, 3.9], [1, -0.4, 1.1, 5.6, 6.2], [1, 0.3, 0.2, 0.9, 2.6]], dtype=D)
+    boxes = torch.tensor([[0, 1.2, 0.75, 4.3, 3.9], [1, -0.4, 1.1, 5.65, 6.2], [1, 0.3, 0.2, 0.9, 2.7]], dtype=D)
     return roi_align, (torch.randn(2, 2, 5, 6, dtype=D), boxes, (2, 3))
 
 

@@ -72,6 +72,7 @@ def test_a_window_of_zeros_gives_zero_and_a_single_activation_always_wins():
 def test_gradient_goes_to_the_drawn_activation_alone():
     x = torch.rand(1, 3, 4, 4, dtype=D, requires_grad=True)
     y = StochasticPool2d(2)(x)
+    assert y.shape == (1, 3, 2, 2)
     y.backward(2 * torch.ones_like(y))
     assert (x.grad == 2).sum() == y.numel() and (x.grad != 0).sum() == y.numel()
     torch.testing.assert_close((x.grad * x).detach().sum(), 2 * y.detach().sum())

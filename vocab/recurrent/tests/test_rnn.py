@@ -118,6 +118,18 @@ def test_truncated_gradients_are_those_of_chunks_with_a_detached_state():
     assert (reached[:4] == 0).all() and (reached[4:8] > 0).all() and reached[8] == 0
 
 
+def test_truncated_to_one_step_only_the_present_input_gets_a_gradient():
+    class Sum(RecurrentLayers):
+        def cell(self, x, state, weight, bias):
+            return (state[0] + x,)
+
+    one, x = Sum(3, 4).double(), torch.randn(2, 5, 3, dtype=D, requires_grad=True)
+    y, h = one(x, truncate=1)
+    assert y.shape == (2, 5, 4) and h.shape == (1, 2, 4)  # one layer, batch first
+    reached = torch.autograd.grad(y[:, 3].sum(), x)[0].abs().sum((0, 2))
+    assert reached[3] > 0 and (reached[[0, 1, 2, 4]] == 0).all()
+
+
 def test_a_state_that_is_not_detached_keeps_the_graph_of_the_batch_before():
     rnn, x = RNN(3, 4), torch.randn(2, 5, 3)
     _, h = rnn(x)

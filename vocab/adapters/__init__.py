@@ -1,0 +1,1 @@
+"""How a large trained model is taught something new by training a small part."""
