@@ -25,7 +25,7 @@ from snippets.live import bars, demo, heatmap, slider
 def show(first=3.0, second=0.5, third=1.0, value=1.0):
     """Turn up what the match is made by: colour, shape or size. The value factor changes what is carried over, not who is read."""
     names = ["red ball", "red box", "blue ball", "blue box", "big red box"]
-    k = 2.0 * np.array([[1, 1, -1], [1, -1, -1], [-1, 1, -1], [-1, -1, -1], [1, -1, 1]], float)
+    k = 1.1 * np.array([[1, 1, -1], [1, -1, -1], [-1, 1, -1], [-1, -1, -1], [1, -1, 1]], float)
     rng = np.random.default_rng(0)
     v = rng.normal(size=(5, 3))
     ones = np.ones(3)

@@ -1,9 +1,9 @@
-"""minGRU in NumPy: the loop over time, and the scan that needs no loop."""
+"""minGRU in NumPy: gates that look at the input only, and the scan that needs no loop over time."""
 
 import numpy as np
 
 from snippets.activations.sigmoid import sigmoid
-from snippets.recurrent.rnn import unroll
+from snippets.state_space.parallel_scan import hillis_steele
 
 
 def gates(x, w_z, w_h, bias=0.0):
@@ -12,26 +12,13 @@ def gates(x, w_z, w_h, bias=0.0):
     return 1 - z, z * (x @ w_h.T)
 
 
-def loop(a, b):
-    """h = a h + b, one step after the other."""
-    return np.stack(unroll(lambda ab, h: ab[0] * h + ab[1], list(zip(a, b)), np.zeros_like(b[0]))[1:])
-
-
 def scan(a, b):
-    """The same in log2(T) rounds, each over all steps at once; gives b after every round, at last h.
-
-    Two steps in a row are one, with a = a1 a2 and b = a2 b1 + b2: after a round,
-    every step stands for twice as many steps up to it."""
-    rounds, reach = [b], 1
-    while reach < len(a):
-        b = np.concatenate([b[:reach], b[reach:] + a[reach:] * b[:-reach]])
-        a = np.concatenate([a[:reach], a[reach:] * a[:-reach]])
-        rounds.append(b)
-        reach *= 2
-    return rounds
+    """h = a h + b for all steps in log2(T) rounds; gives b after every round, at last h."""
+    return [b for _, b in hillis_steele(a, b)]
 
 
 # %% demo
+from snippets import ops
 from snippets.live import choice, demo, heatmap, line, slider
 
 
@@ -49,7 +36,7 @@ def show(bias=-2.0, length=32, stage=2):
     rounds = scan(a, b)
     last = len(rounds) - 1
     shown = min(stage, last)
-    h = loop(a, b)[:, 0]
+    h = ops.scan(a, b)[:, 0]
     t = np.arange(1, length + 1)
     table = np.stack([r[:, 0] for r in rounds])
     size = np.ceil(10 * max(0.1, np.abs(table).max())) / 10

@@ -2,20 +2,18 @@
 
 import numpy as np
 
+from snippets.ops import scan
+
 
 def selective_scan(u, dt, A, B, C, hold=False):
     """u and dt (T, E), A (E, N), B and C (T, N) -> y (T, E) and the states (T, E, N).
 
     dt decides, token by token and channel by channel, how much is forgotten and how much is written.
     """
-    h, states = np.zeros_like(A), []
-    for t in range(len(u)):
-        step = dt[t][:, None] * A
-        # A zero-order hold integrates the input over the step; the code in use takes the step as it is.
-        write = np.expm1(step) / A if hold else dt[t][:, None]
-        h = np.exp(step) * h + write * B[t] * u[t][:, None]
-        states.append(h)
-    states = np.stack(states)
+    step = dt[:, :, None] * A
+    # A zero-order hold integrates the input over the step; the code in use takes the step as it is.
+    write = np.expm1(step) / A if hold else dt[:, :, None]
+    states = scan(np.exp(step), write * B[:, None] * u[:, :, None])
     return (states * C[:, None]).sum(-1), states
 
 

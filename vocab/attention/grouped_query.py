@@ -69,6 +69,7 @@ class GroupedQueryAttention(MultiHeadAttention):
         x: Tensor,
         *,
         is_causal: bool = True,
+        attn_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
         cache: KVCache | None = None,
         layer: int = 0,
@@ -78,6 +79,7 @@ class GroupedQueryAttention(MultiHeadAttention):
         Args:
             x: ``(B, T, D)``; with a cache, the new tokens only.
             is_causal: Whether a token sees itself and earlier tokens only.
+            attn_mask: As in ``MultiHeadAttention``; it broadcasts to ``(B, H, T, S)``.
             position_ids: ``(T,)`` or ``(B, T)``, for ``rotary``; counts on from the cache if not given.
             cache: Where earlier keys and values are, and where those of ``x`` are added.
             layer: Which layer of the cache is this module's.
@@ -99,10 +101,13 @@ class GroupedQueryAttention(MultiHeadAttention):
                 start = cache.lengths[layer] if cache is not None else 0
                 position_ids = torch.arange(start, start + x.shape[1], device=x.device)
             q_BHTd, k_BGSd = self.rotary(q_BHTd, k_BGSd, position_ids)
-        return self.attend(q_BHTd, k_BGSd, v_BGSd, is_causal=is_causal, cache=cache, layer=layer)
+        settings = dict(attn_mask=attn_mask, is_causal=is_causal, cache=cache, layer=layer)
+        return self.attend(q_BHTd, k_BGSd, v_BGSd, **settings)
 
     def weighted_mean(self, q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """Every query head with the key/value head of its group: neighbours share."""
+        if attn_mask is not None and attn_mask.ndim > 2:  # heads into groups as well, or its batch would meet the groups
+            attn_mask = attn_mask.unflatten(-3, (self.n_kv_heads, -1) if attn_mask.shape[-3] > 1 else (1, 1))
         q = q.unflatten(1, (self.n_kv_heads, -1))  # (B, G, H / G, T, d) against (B, G, 1, S, d)
         dropout_p = self.dropout if self.training else 0.0
         settings = dict(attn_mask=attn_mask, dropout_p=dropout_p, return_weights=True)

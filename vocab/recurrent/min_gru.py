@@ -1,7 +1,7 @@
 """minGRU and minLSTM: recurrent cells whose gates do not look at the state, so that time can be computed in parallel.
 
-Source: Feng et al. 2024, arXiv:2410.01201, sections 3.1 and 3.2 and appendix B (in log space); the scan for any
-first-order recurrence: Martin and Cundy 2018, arXiv:1709.04057; in log space: Heinsen 2023, arXiv:2311.06281.
+Source: Feng et al. 2024, arXiv:2410.01201, sections 3.1 and 3.2 and appendix B (in log space); the scan in
+log space: Heinsen 2023, arXiv:2311.06281.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from torch.nn import functional as F
 
 from vocab.check import expect
 from vocab.layers.linear import Linear
+from vocab.state_space.parallel_scan import linear_scan
 
-__all__ = ["MinGRU", "MinLSTM", "linear_scan", "log_scan"]
+__all__ = ["MinGRU", "MinLSTM", "log_scan"]
 
 # B batch, T time, I input width, H hidden width
 
@@ -64,7 +65,7 @@ class MinGRU(nn.Module):
         if self.log_space:
             y = log_scan(log_keep, log_write + _log_positive(candidate), None if h0 is None else h0.log())
         else:
-            y = linear_scan(log_keep.exp(), log_write.exp() * candidate, h0)
+            y = linear_scan(log_keep.exp(), log_write.exp() * candidate, h0, axis=1)
         return y, y[:, -1]
 
     def step(self, x: Tensor, h: Tensor | None = None) -> Tensor:
@@ -116,35 +117,8 @@ def _log_positive(v: Tensor) -> Tensor:
     return torch.where(v >= 0, (F.relu(v) + 0.5).log(), -F.softplus(-v))
 
 
-def linear_scan(a: Tensor, b: Tensor, h0: Tensor | None = None) -> Tensor:
-    """All states of ``h_t = a_t * h_{t-1} + b_t`` at once, in about log2(T) rounds over the whole sequence.
-
-    Args:
-        a: ``(B, T, ...)``, what is kept.
-        b: ``(B, T, ...)``, what is added.
-        h0: ``(B, ...)``; zero if not given.
-
-    Raises:
-        ValueError: If the shapes differ.
-
-    Examples:
-        >>> linear_scan(torch.full((1, 4), 0.5), torch.ones(1, 4))
-        tensor([[1.0000, 1.5000, 1.7500, 1.8750]])
-    """
-    _check_scan("a", a, "b", b, h0)
-    if h0 is not None:
-        b = torch.cat([b[:, :1] + a[:, :1] * h0[:, None], b[:, 1:]], 1)
-    reach = 1
-    while reach < a.shape[1]:
-        # After this round, step t stands for the 2 * reach steps up to t: they act as one step with these a and b.
-        b = torch.cat([b[:, :reach], b[:, reach:] + a[:, reach:] * b[:, :-reach]], 1)
-        a = torch.cat([a[:, :reach], a[:, reach:] * a[:, :-reach]], 1)
-        reach *= 2
-    return b
-
-
 def log_scan(log_a: Tensor, log_b: Tensor, log_h0: Tensor | None = None) -> Tensor:
-    """The same for positive numbers given as logarithms: no product of small gates is ever formed.
+    """All states of ``h_t = a_t * h_{t-1} + b_t`` for positive numbers given as logarithms: no product of small gates is ever formed.
 
     Args:
         log_a: ``(B, T, ...)``.
@@ -158,20 +132,16 @@ def log_scan(log_a: Tensor, log_b: Tensor, log_h0: Tensor | None = None) -> Tens
         >>> log_scan(torch.full((1, 3), 0.5).log(), torch.zeros(1, 3))
         tensor([[1.0000, 1.5000, 1.7500]])
     """
-    _check_scan("log_a", log_a, "log_b", log_b, log_h0)
+    for name, x in [("log_a", log_a), ("log_b", log_b)]:
+        expect(name, x, "...")
+    if log_a.shape != log_b.shape or log_a.ndim < 2 or (log_h0 is not None and log_h0.shape != log_a[:, 0].shape):
+        first = "none" if log_h0 is None else tuple(log_h0.shape)
+        raise ValueError(
+            f"log_a has shape {tuple(log_a.shape)}, log_b {tuple(log_b.shape)}, the first state {first}; "
+            "expected (batch, time, ...) twice, and (batch, ...)"
+        )
     total = log_a.cumsum(1)
     inner = torch.logcumsumexp(log_b - total, 1)
     if log_h0 is not None:
         inner = torch.logaddexp(inner, log_h0[:, None].expand_as(inner))
     return (total + inner).exp()
-
-
-def _check_scan(name_a: str, a: Tensor, name_b: str, b: Tensor, h0: Tensor | None) -> None:
-    expect(name_a, a, "...")
-    expect(name_b, b, "...")
-    if a.shape != b.shape or a.ndim < 2 or (h0 is not None and h0.shape != a[:, 0].shape):
-        first = "none" if h0 is None else tuple(h0.shape)
-        raise ValueError(
-            f"{name_a} has shape {tuple(a.shape)}, {name_b} {tuple(b.shape)}, the first state {first}; "
-            "expected (batch, time, ...) twice, and (batch, ...)"
-        )

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from vocab.check import expect
 from vocab.convolution.causal import CausalConv1d
+from vocab.state_space.parallel_scan import linear_scan
 
 __all__ = ["Mamba", "MambaState", "selective_scan"]
 
@@ -159,18 +160,14 @@ def selective_scan(
     A_EN, B_BNT, C_BNT, dt_BET, u_BET = (x.to(dtype) for x in (A, B, C, dt, u))
     if state is not None:
         expect("state", state, "batch d_inner d_state", batch=batch, d_inner=inner, d_state=A.shape[1])
-    h_BEN = u_BET.new_zeros(batch, *A.shape) if state is None else state.to(dtype)
-
-    y_BE = []
-    for t in range(time):
-        dt_BE1 = dt_BET[:, :, t, None]
-        h_BEN = (dt_BE1 * A_EN).exp() * h_BEN + dt_BE1 * u_BET[:, :, t, None] * B_BNT[:, None, :, t]
-        y_BE.append((h_BEN * C_BNT[:, None, :, t]).sum(-1))
-    y_BET = torch.stack(y_BE, -1)
+    dt_BET1 = dt_BET.unsqueeze(-1)
+    write_BETN = dt_BET1 * u_BET.unsqueeze(-1) * B_BNT.transpose(1, 2).unsqueeze(1)
+    h_BETN = linear_scan((dt_BET1 * A_EN.unsqueeze(1)).exp(), write_BETN, None if state is None else state.to(dtype), axis=2)
+    y_BET = torch.einsum("betn,bnt->bet", h_BETN, C_BNT)
     if D is not None:
         expect("D", D, "d_inner", d_inner=inner)
         y_BET = y_BET + D.to(dtype)[:, None] * u_BET
     if z is not None:
         y_BET = y_BET * F.silu(z.to(dtype))
     y_BET = y_BET.to(u.dtype)
-    return (y_BET, h_BEN) if return_state else y_BET
+    return (y_BET, h_BETN[:, :, -1]) if return_state else y_BET

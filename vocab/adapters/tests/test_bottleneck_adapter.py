@@ -75,7 +75,8 @@ def test_only_adapters_and_norms_are_trained():
     insert_adapters(adapted, 8, bottleneck=2)
     adapted(torch.randn(1, 4, 8, dtype=D)).square().sum().backward()
     trained = {n for n, p in adapted.named_parameters() if p.grad is not None}
-    assert trained and all("adapter" in n or "norm" in n for n in trained)
+    assert all("adapter" in n or "norm" in n for n in trained)
+    assert sum("norm" in n for n in trained) == 8, "weight and bias of four norms"
     assert {n for n, p in adapted.named_parameters() if p.requires_grad} == trained
 
 

@@ -99,6 +99,8 @@ def test_the_other_axis_is_another_method():
     layer = DoRALinear(nn.Linear(5, 4), 2)
     assert layer.magnitude.shape == (4,)
     assert sum(p.numel() for p in layer.parameters() if p.requires_grad) == 2 * (5 + 4) + 4
+    usual = DoRALinear(nn.Linear(64, 64))
+    assert usual.A.shape == (8, 64) and usual.scaling == 2.0
 
 
 def test_dropout_acts_on_the_change_only():

@@ -109,6 +109,20 @@ def test_decoding_with_a_cache_equals_the_full_pass(chunks, rotary):
     assert cache.lengths == [0, 7, 0]
 
 
+@pytest.mark.oracle("torch.nn.functional.scaled_dot_product_attention, heads repeated")
+@pytest.mark.parametrize("shape", [(7, 7), (6, 7, 7), (2, 1, 7, 7), (2, 6, 7, 7), (1, 1, 1, 7)])
+@pytest.mark.parametrize("n_kv_heads", [1, 2, 6])
+def test_masks_of_batch_and_heads_meet_batch_and_heads(shape, n_kv_heads):
+    """With heads cut into groups, a mask (B, 1, T, S) would meet the groups instead of the batch, which may even fit."""
+    module, x = GroupedQueryAttention(24, 6, n_kv_heads).double(), torch.randn(2, 7, 24, dtype=D)
+    mask = torch.rand(shape) < 0.6
+    mask[..., 0] = True
+    q, k, v = (p(x).unflatten(-1, (-1, 4)).transpose(1, 2) for p in (module.q_proj, module.k_proj, module.v_proj))
+    k, v = (y.repeat_interleave(6 // n_kv_heads, 1) for y in (k, v))
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask.expand(2, 6, 7, 7))
+    torch.testing.assert_close(module(x, is_causal=False, attn_mask=mask), module.o_proj(out.transpose(1, 2).flatten(2)))
+
+
 def test_given_positions_replace_the_count():
     module, (x,) = example()
     torch.testing.assert_close(module(x), module(x, position_ids=torch.arange(7)), rtol=0, atol=0)

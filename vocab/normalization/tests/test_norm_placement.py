@@ -156,6 +156,8 @@ def test_erratum_gpt_2_and_vit_are_pre_norm_and_bert_is_post_norm():
     [
         (dict(placement="peri"), "placement='peri' is none of pre, post, sandwich, reordered"),
         (dict(norm="batch"), "norm='batch' is none of layer, rms"),
+        (dict(dropout=1.0), "dropout=1.0 is not from 0 to below 1"),
+        (dict(dropout=-0.1), "dropout=-0.1 is not from 0 to below 1"),
     ],
 )
 def test_other_words_are_refused(arguments, message):
@@ -168,6 +170,24 @@ def test_wrong_shapes_are_named():
         ResidualNorm(nn.Identity(), 8)(torch.zeros(2, 8))
     with pytest.raises(ValueError, match=r"sublayer returned \(2, 3, 1\); a residual sum needs \(2, 3, 8\)"):
         ResidualNorm(nn.Linear(8, 1), 8)(torch.zeros(2, 3, 8))
+
+
+@pytest.mark.oracle("closed form: every number added is 0 or 1/(1 - p)")
+def test_dropout_hits_what_the_sublayer_adds_and_only_in_training():
+    x = torch.randn(4, 50, 8, dtype=D)
+    module = ResidualNorm(Calls(torch.ones_like), 8, dropout=0.75).double()
+    assert (module(x) - x).round(decimals=9).unique().tolist() == [0.0, 4.0]
+    torch.testing.assert_close(module.eval()(x), x + 1)
+    torch.testing.assert_close(ResidualNorm(Calls(torch.ones_like), 8).double()(x), x + 1)
+
+
+def test_what_comes_after_x_is_handed_to_the_sublayer():
+    class Scaled(nn.Module):
+        def forward(self, x, by, plus=0.0):
+            return by * x + plus
+
+    x = torch.randn(2, 5, 8, dtype=D)
+    torch.testing.assert_close(ResidualNorm(Scaled(), 8).double()(x, 3.0, plus=2.0), x + 3 * layer_norm(x) + 2)
 
 
 def test_defaults_are_pre_norm_with_layer_norm_and_torchs_eps():

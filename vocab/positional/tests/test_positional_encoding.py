@@ -124,6 +124,9 @@ def test_the_probe_finds_positions_that_were_added_and_none_in_noise():
     (lambda: add_positions(torch.zeros(1, 4, 2), torch.zeros(4, 3)), r"pe has shape \(4, 3\); expected \(positions, d_model=2\)"),
     (lambda: permutation_gap(torch.tanh, torch.zeros(1, 3, 2), torch.tensor([0, 0, 1])), r"perm=\[0, 0, 1\] is not a permutation of 0 to 2"),
     (lambda: permutation_gap(torch.tanh, torch.zeros(1, 3, 2), torch.tensor([0, 1])), r"perm has shape \(2,\); expected \(time=3\)"),
+    (lambda: add_positions(torch.zeros(4, 2), torch.zeros(4, 2)), r"x has shape \(4, 2\); expected \(batch, time, d_model\)"),
+    (lambda: permutation_gap(torch.tanh, torch.zeros(3, 2), torch.tensor([0, 1, 2])), r"x has shape \(3, 2\); expected \(batch, time, d_model\)"),
+    (lambda: position_probe(torch.zeros(3, 2)), r"hidden has shape \(3, 2\); expected \(sequences, time, d_model\)"),
     (lambda: position_probe(torch.zeros(1, 3, 2)), "hidden has 1 sequences of 3 tokens; two or more of each are needed"),
     (lambda: position_probe(torch.zeros(2, 1, 2)), "hidden has 2 sequences of 1 tokens"),
 ])

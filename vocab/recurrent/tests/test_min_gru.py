@@ -2,9 +2,10 @@ import numpy as np
 import pytest
 import torch
 
-from snippets.recurrent.min_gru import gates, loop, scan
+from snippets.recurrent.min_gru import gates, scan
 from vocab.recurrent.gru import GRU
-from vocab.recurrent.min_gru import MinGRU, MinLSTM, linear_scan, log_scan
+from vocab.recurrent.min_gru import MinGRU, MinLSTM, log_scan
+from vocab.state_space.parallel_scan import linear_scan
 
 D = torch.float64
 
@@ -25,19 +26,11 @@ def one_by_one(a, b, h):
 @pytest.mark.parametrize("time", [1, 2, 3, 63, 64, 65, 1000, 4096])
 def test_both_scans_equal_the_loop(time):
     a, b, h0 = torch.rand(2, time, 3, dtype=D), torch.randn(2, time, 3, dtype=D), torch.randn(2, 3, dtype=D)
-    torch.testing.assert_close(linear_scan(a, b, h0), one_by_one(a, b, h0), rtol=1e-10, atol=1e-12)
-    torch.testing.assert_close(linear_scan(a, b), one_by_one(a, b, 0 * h0), rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(linear_scan(a, b, h0, axis=1), one_by_one(a, b, h0), rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(linear_scan(a, b, axis=1), one_by_one(a, b, 0 * h0), rtol=1e-10, atol=1e-12)
     b, h0 = b.abs(), h0.abs()
     torch.testing.assert_close(log_scan(a.log(), b.log(), h0.log()), one_by_one(a, b, h0), rtol=1e-10, atol=1e-12)
     torch.testing.assert_close(log_scan(a.log(), b.log()), one_by_one(a, b, 0 * h0), rtol=1e-10, atol=1e-12)
-
-
-@pytest.mark.oracle("scipy.signal.lfilter")
-def test_constant_gates_are_a_first_order_filter():
-    signal = pytest.importorskip("scipy.signal")
-    b = torch.randn(1, 200, dtype=D)
-    expected = signal.lfilter([1.0], [1.0, -0.93], b[0].numpy())
-    np.testing.assert_allclose(linear_scan(torch.full_like(b, 0.93), b)[0], expected, rtol=1e-10)
 
 
 @pytest.mark.oracle("the formulas of Feng et al. 2024, step by step")
@@ -104,7 +97,7 @@ def test_products_of_many_small_gates_underflow_unless_they_are_logarithms():
     products = a.cumprod(1)
     divided = products * (b / products).cumsum(1)  # the closed form as it is often written
     assert not divided.isfinite().all()
-    for h in (log_scan(a.log(), b.log()), linear_scan(a, b)):
+    for h in (log_scan(a.log(), b.log()), linear_scan(a, b, axis=1)):
         torch.testing.assert_close(h[0, -1].item(), 1 / 0.9, rtol=1e-4, atol=0)
 
 
@@ -130,7 +123,6 @@ def test_numpy_variant_agrees(agree):
         rounds = scan(a, b)
         assert len(rounds) == 1 + int(np.ceil(np.log2(time)))
         agree(rounds[-1], layer(x)[0][0])
-        agree(loop(a, b), layer(x)[0][0])
 
 
 def test_bad_states_and_shapes_say_which_and_why():
@@ -148,9 +140,9 @@ def test_bad_states_and_shapes_say_which_and_why():
         layer.step(x)
     a = torch.ones(2, 5, 3)
     for bad in [(a, a[:, :4]), (a, a, torch.ones(2, 5)), (a[0, 0], a[0, 0])]:
-        for call, name in ((linear_scan, "a has"), (log_scan, "log_a has")):
-            with pytest.raises(ValueError, match=f"{name} shape .* expected \\(batch, time, ...\\) twice"):
-                call(*bad)
-    for call, name in ((linear_scan, "a"), (log_scan, "log_a")):
-        with pytest.raises(TypeError, match=f"{name} has dtype"):
-            call(a.long(), a)
+        with pytest.raises(ValueError, match="log_a has shape .* expected \\(batch, time, ...\\) twice"):
+            log_scan(*bad)
+    with pytest.raises(TypeError, match="log_a has dtype"):
+        log_scan(a.long(), a)
+    with pytest.raises(TypeError, match="log_b has dtype"):
+        log_scan(a, a.long())
