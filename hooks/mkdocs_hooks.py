@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gc
 import hashlib
 import html
 import json
@@ -25,6 +26,8 @@ from hooks.matter import PageError  # noqa: E402
 from hooks.node import Renderer  # noqa: E402
 from hooks.site import Site, read_site  # noqa: E402
 from vocab.entries import cells  # noqa: E402
+
+gc.set_threshold(200_000)  # pages are many small objects that live to the end: looking for garbage took an eighth of the time
 
 CACHE = ROOT / ".cache"
 BUILT = CACHE / "web"  # what esbuild made

@@ -30,7 +30,7 @@ T, D = 8, 16
     preference=slider(-4.0, 4.0, step=0.5, label="preference for tokens behind"),
 )
 def show(content=1.0, c2p=1.0, p2c=1.0, reach=4, preference=2.0):
-    """Leave one term at a time. Content-position shifts all rows by where they stand, position-content depends on the key."""
+    """Leave out one term at a time. Content-position shifts all rows by where they stand, position-content depends on the key."""
     rng = np.random.default_rng(0)
     q, k = rng.normal(size=(2, T, D))
     q[:, 0] = k[:, 0] = 2.0  # a coordinate that all tokens have, through which positions can speak to all of them

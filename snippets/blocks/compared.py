@@ -14,6 +14,8 @@ from snippets.blocks.highway import highway
 from snippets.blocks.inception import costs, inception
 from snippets.blocks.inverted_residual import inverted_residual
 from snippets.blocks.squeeze_excitation import squeeze_excite
+from snippets.blocks.transformer_block import costs as transformer_costs
+from snippets.blocks.transformer_block import transformer_block
 from snippets.convolution.conv2d import conv2d
 
 
@@ -31,12 +33,14 @@ def blocks(rng, C=4):
     layers = [(w(8, C + 2 * i), w(2, 8, 3, 3)) for i in range(3)]
     gate = w(2, C), np.ones(2), w(C, 2), np.zeros(C)
     t, g = w(C, C), w(C, C)
+    tokens = {name: w(C, C) for name in "qkvo"} | dict(up=w(4 * C, C), down=w(C, 4 * C))
     return {
         "residual": lambda x: np.maximum(x + conv2d(np.maximum(conv2d(x, a, padding=1), 0), b, padding=1), 0),
         **{name: (lambda x, f=f, rest=rest: f(x, *rest)) for name, (f, *rest) in fixed.items()},
         "dense, 3 layers": lambda x: dense_block(x, layers),
         "squeeze-exc.": lambda x: squeeze_excite(x, *gate)[0],
         "highway": lambda x: highway(x.reshape(C, -1), t, g)[0].reshape(x.shape),
+        "transformer": lambda x: transformer_block(x.reshape(C, -1).T, tokens, 2)[0].T.reshape(x.shape),
     }
 
 
@@ -58,6 +62,7 @@ def weights(C):
         "dense, 4 l.": (4 * 36 * growth**2, sum(dense_weights(4, C // 2, growth)) - 4 * 36 * growth**2, 0),
         "squeeze-exc.": (0, C * C // 8, 0),
         "highway": (0, 2 * C * C, 0),
+        "transformer": (0, sum(transformer_costs(C, 4 * C, 1)[0].values()), 0),
     }
 
 
@@ -75,7 +80,7 @@ def show(position=9, channels=256):
     rows, names = [], []
     for name, block in blocks(rng).items():
         change = 0.0
-        for _ in range(6):  # several images, as a ReLU may hide the nudge in one
+        for _ in range(1 if name == "transformer" else 6):  # several images, as a ReLU may hide the nudge in one; it has none
             x = rng.normal(size=(4, 17, 17))
             nudged = x.copy()
             nudged[1, 8, position - 1] += 1e-3
@@ -87,7 +92,7 @@ def show(position=9, channels=256):
     series = {kind: {name: round(values[i] / channels**2, 3) for name, values in table.items()} for i, kind in enumerate(kinds)}
     return (
         heatmap(np.array(rows[:-1]), rows=names[:-1], columns=range(1, 18), x="position in the row", y="block", value="change, powers of ten", range=(-5, 0),
-                caption="Computed, not drawn: the change of the output, relative to its largest. Squeeze-and-excitation feels it everywhere, a little."),
+                caption="Computed, not drawn: the change of the output, relative to its largest. Squeeze-and-excitation and the Transformer block feel it everywhere, a little."),
         bars(series, y="weights, in units of C²", stacked=True, caption=f"At {channels} channels in and out, by what the weights join."),
         f"At {channels} channels a residual block has {sum(table['residual']):,} weights, a bottleneck {sum(table['bottleneck']):,}, an inverted residual {sum(table['inverted']):,}.",
     )

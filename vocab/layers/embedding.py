@@ -65,7 +65,7 @@ class Embedding(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         expect("ids", ids, "...", dtype="int")
-        _check_range("ids", ids, len(self.weight))
+        check_range("ids", ids, len(self.weight))
         if self.max_norm is not None:
             self._shorten(ids)
         return F.embedding(ids.long(), self.weight, self.padding_idx, sparse=self.sparse)
@@ -109,7 +109,7 @@ class EmbeddingBag(nn.Module):
     def forward(self, ids: Tensor, offsets: Tensor) -> Tensor:
         expect("ids", ids, "n_ids", dtype="int")
         expect("offsets", offsets, "n_bags", dtype="int")
-        _check_range("ids", ids, len(self.weight))
+        check_range("ids", ids, len(self.weight))
         ends = torch.cat([offsets[1:], offsets.new_tensor([len(ids)])])
         if not torch.compiler.is_compiling() and len(offsets) and (offsets[0] != 0 or (ends < offsets).any()):
             raise ValueError(f"offsets={offsets.tolist()} must start at 0 and rise to at most {len(ids)}, the number of ids")
@@ -130,7 +130,7 @@ def _table(rows: int, width: int) -> Tensor:
     return torch.randn(rows, width)
 
 
-def _check_range(name: str, ids: Tensor, rows: int) -> None:
+def check_range(name: str, ids: Tensor, rows: int) -> None:
     # On a GPU this waits for the device; without it, one bad id kills the process with a message from another call.
     if torch.compiler.is_compiling() or not ids.numel():
         return

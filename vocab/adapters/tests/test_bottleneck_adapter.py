@@ -7,6 +7,7 @@ from torch import nn
 
 from snippets.adapters.bottleneck_adapter import adapt, gradients, moons
 from vocab.adapters.bottleneck_adapter import Adapted, BottleneckAdapter, insert_adapters
+from vocab.blocks.transformer_block import TransformerBlock
 from vocab.positional.nope import NoPEDecoderBlock
 
 D = torch.float64
@@ -94,6 +95,13 @@ def test_it_stands_before_the_residual_addition():
     between = x + block.attention.adapter(block.attention.module(block.attention_norm(x)))
     expected = between + block.feed_forward.adapter(block.feed_forward.module(block.feed_forward_norm(between)))
     torch.testing.assert_close(block(x), expected)
+
+
+def test_where_a_module_holds_its_own_sum_the_module_inside_is_named():
+    block, x = nn.Sequential(TransformerBlock(8, 2)).to(D), torch.randn(1, 3, 8, dtype=D)
+    expected = block(x)
+    found = insert_adapters(block, 8, bottleneck=2, init_scale=0.0, attention="sublayer", feed_forward="sublayer")
+    assert found == ["0.attention.sublayer", "0.feed_forward.sublayer"] and torch.equal(block(x), expected)
 
 
 def test_in_parallel_it_is_another_method():

@@ -1,0 +1,1 @@
+"""Embeddings in NumPy, for the browser."""

@@ -1,0 +1,1 @@
+"""Embeddings: how text and images become vectors."""
