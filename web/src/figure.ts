@@ -356,7 +356,7 @@ function rowsOf(fig: Figure): { head: string[]; body: (string | Num | boolean)[]
       const names = Object.keys(fig.series);
       return { head: [fig.x || "bar", ...names.map((n) => n || fig.y)], body: fig.names.map((n, i) => [n, ...names.map((s) => fig.series[s][i])]) };
     }
-    case "heatmap": return { head: [`${fig.y} \\ ${fig.x}`, ...(fig.columns ?? fig.values[0].map((_, i) => String(i)))], body: fig.values.map((row, i) => [fig.rows?.[i] ?? String(i), ...row]) };
+    case "heatmap": return { head: [`${fig.y} \\ ${fig.x}`, ...fig.values[0].map((_, i) => fig.columns?.[i] || String(i))], body: fig.values.map((row, i) => [fig.rows?.[i] || String(i), ...row]) };
     case "graph": return { head: ["from", "to"], body: fig.edges.map(([a, b]) => [a, b]) };
     default: return null;
   }
