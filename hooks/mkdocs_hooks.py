@@ -155,6 +155,11 @@ def on_post_build(config):
 
 
 def trim_search(path: Path) -> None:
-    """Writes the search index without the white space that it does not need."""
+    """Keeps title, definition and other names of each page in the search index, which every first view loads whole.
+
+    With all sections it would be four times as large: more than a first view may be.
+    """
     index = json.loads(path.read_text(encoding="utf-8"))
+    pages = [doc for doc in index["docs"] if "#" not in doc["location"]]
+    index["docs"] = [{**doc, "text": re.sub(r"<ul>.*?</ul>", "", doc["text"], count=1, flags=re.S)} for doc in pages]
     path.write_text(json.dumps(index, separators=(",", ":"), ensure_ascii=False), encoding="utf-8")

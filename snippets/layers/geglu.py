@@ -47,7 +47,7 @@ from snippets.live import bars, demo, line, slider
     rate=slider(0.01, 0.3, step=0.01, label="learning rate"),
     draw=slider(0, 9, label="draw of the start"),
 )
-def show(d_ff=2, rate=0.1, draw=6):
+def show(d_ff=2, rate=0.1, draw=1):
     """Five small networks learn x². Two units are enough for three of the gates to be exact, if training gets there.
     Give them 8, then 16, and try several draws: the start decides much."""
     x = np.linspace(-2, 2, 17)

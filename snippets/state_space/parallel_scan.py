@@ -56,10 +56,10 @@ def show(tree="Blelloch", T=16, stage=4, decay=0.9):
     ones, b = np.ones(T), np.random.default_rng(0).normal(size=T)
     # With a = b = 1 the recurrence counts: b is then the number of steps that a position stands for.
     gathered = {name: np.stack([b for _, b in f(ones, ones)]) for name, f in TREES.items()}
-    rounds = TREES[tree](np.full(T, decay), b)
+    rounds = TREES[tree](np.full(T, float(decay)), b)
     last = len(rounds) - 1
     shown = min(stage, last)
-    partial, h = rounds[shown][1], scan(np.array(decay), b)
+    partial, h = rounds[shown][1], scan(np.array(float(decay)), b)
     table = gathered[tree].copy()
     table[shown + 1:] = np.nan
     t = np.arange(1, T + 1)
