@@ -224,6 +224,23 @@ def test_an_error_shows_only_the_readers_own_lines(page, address):
     assert page.inner_text(".live-error-line").strip() == "return 1 / x"
 
 
+def test_any_entry_can_be_imported_and_one_that_is_not_there_is_named(page, address):
+    page.goto(f"{address}{PLAIN}/")
+    asked = []
+    page.on("request", lambda request: asked.append(request.url) if "/sources/snippets/" in request.url else None)
+    edit(page, "from snippets.activations.gelu import gelu\nprint(float(gelu(0.0)))\n")
+    page.click("[data-action=run]")
+    state(page, "done")
+    assert page.inner_text(".live-output").strip() == "0.0"
+    assert [url for url in asked if url.endswith("/activations/gelu.py")], "fetched when it was imported, not before"
+    edit(page, "import snippets.activations.nonsense\n")
+    page.problems.clear()
+    page.click("[data-action=run]")
+    state(page, "error")
+    assert "No module named 'snippets.activations.nonsense'" in page.inner_text(".live-output")
+    page.problems[:] = [p for p in page.problems if "404" not in p]  # the browser notes the question for a file that is not there
+
+
 def test_an_edit_that_changes_the_controls_changes_the_form(page, address):
     page.goto(f"{address}{PLAIN}/")
     edit(page, "from snippets.live import demo, slider\n@demo(speed=slider(1, 9, label='speed'))\ndef show(speed=3):\n    return f'speed {speed}'\n")

@@ -464,7 +464,8 @@ def test_pyodide_wheel(tmp_path):
     assert first.name == "snippets-0.1.0-py3-none-pyodide_2024_0_wasm32.whl"
     assert first.read_bytes() == second.read_bytes(), "not reproducible"
     with zipfile.ZipFile(first) as archive:
-        assert set(archive.namelist()) == modules() | INFO | {"snippets/_ops.so"}
+        library = {name for name in modules() if name.count("/") == 1}
+        assert set(archive.namelist()) == library | INFO | {"snippets/_ops.so"}, "the library, and no entry"
         module = archive.read("snippets/_ops.so")
     assert imports(module) == {"memory", "__stack_pointer", "__memory_base", "__table_base"}
     assert tree() == before

@@ -77,29 +77,36 @@ def asan_runtime() -> Path | None:
 
 def build_pure_wheel(root: Path, out: Path) -> Path:
     """The snippets package without compiled kernels, for a reader who runs a notebook at home."""
-    return _wheel(root, out, [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", "wheel", "source"], {})
+    return _wheel(root, out, [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", "wheel", "source"], {}, with_entries=True)
 
 
 def build_pyodide_wheel(root: Path, out: Path) -> Path:
-    """The snippets package with kernels compiled to WebAssembly: by pyodide-build where that is installed (it needs
+    """The snippets package without its entries, which the browser imports one by one (snippets/served.py), and with kernels compiled to
+    WebAssembly: by pyodide-build where that is installed (it needs
     Python 3.12 and make), else by the same build hook under ``python -m build``. Both give the same files."""
     if not (find_spec("pyodide_build") and shutil.which("make")):
         plain = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", "wheel", "source"]
-        return _wheel(root, out, plain, {"PYODIDE_ABI_VERSION": PYODIDE["PYODIDE_ABI_VERSION"]})
+        return _wheel(root, out, plain, {"PYODIDE_ABI_VERSION": PYODIDE["PYODIDE_ABI_VERSION"]}, with_entries=False)
     with tempfile.TemporaryDirectory() as folder:
         lines = [f"export {name}={value}\n" for name, value in PYODIDE.items()]
         Path(folder, "Makefile.envs").write_text("".join(lines) + ".output_vars:\n\t@env\n")
         answers = {"PYODIDE_ROOT": folder, "SKIP_EMSCRIPTEN_VERSION_CHECK": "1"}
         command = [sys.executable, "-m", "pyodide_cli", "build", "source", "--outdir", "wheel", "--no-isolation"]
-        return _wheel(root, out, [*command, "--skip-emscripten-install"], answers)
+        return _wheel(root, out, [*command, "--skip-emscripten-install"], answers, with_entries=False)
 
 
-def _wheel(root: Path, out: Path, command: list[str], settings: dict[str, str]) -> Path:
+def families(root: Path) -> list[Path]:
+    """The folders of snippets that hold entries."""
+    return sorted(path.parent for path in (root / "snippets").glob("*/__init__.py"))
+
+
+def _wheel(root: Path, out: Path, command: list[str], settings: dict[str, str], *, with_entries: bool) -> Path:
     # In a copy: build tools leave folders beside the sources.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYODIDE")}
     environment |= {"SOURCE_DATE_EPOCH": "315532800"} | settings  # 1980, the first year that a zip file can name
     with tempfile.TemporaryDirectory() as folder:
-        ignore = shutil.ignore_patterns("build", "dist", "__pycache__", ".*")
+        left_out = [] if with_entries else [path.name for path in families(root)]
+        ignore = shutil.ignore_patterns("build", "dist", "__pycache__", ".*", *left_out)
         shutil.copytree(root / "snippets", Path(folder, "source"), ignore=ignore)
         _run(command, Path(folder), environment)
         (built,) = Path(folder, "wheel").glob("*.whl")

@@ -70,25 +70,32 @@ def _from_pypi(file_name: str) -> bytes:
 
 def ensure_runtime() -> None:
     """Fills .cache/runtime with all that the browser loads, and .cache/wheels with the wheel for notebooks."""
-    from tools.native import build_pure_wheel, build_pyodide_wheel
+    from tools.native import build_pure_wheel, build_pyodide_wheel, families
 
     out, wheels = CACHE / "runtime", CACHE / "wheels"
-    sources = [p for p in (ROOT / "snippets").rglob("*") if p.suffix in (".py", ".c", ".h", ".toml") and "build" not in p.parts]
-    state = digest([*sorted(sources), PYODIDE / "pyodide-lock.json", Path(__file__), ROOT / "tools" / "native.py"], sys.version)
-    if is_fresh("runtime", state) and (out / "lock.json").exists():
-        return
-    numpy = numpy_wheel()
-    say("building the snippets wheel and its C kernels")
-    for folder in (out, wheels):
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-    for name in FILES:
-        shutil.copyfile(PYODIDE / name, out / name)
-    shutil.copyfile(numpy, out / numpy.name)
-    own = build_pyodide_wheel(ROOT, out)
-    build_pure_wheel(ROOT, wheels)
-    write_lock(out, own)
-    mark_fresh("runtime", state)
+    entries = [path for family in families(ROOT) for path in family.glob("*.py")]
+    library = [p for p in (*(ROOT / "snippets").glob("*"), *(ROOT / "snippets" / "native").glob("*")) if p.is_file()]
+    tools = [PYODIDE / "pyodide-lock.json", Path(__file__), ROOT / "tools" / "native.py"]
+    state = digest([*sorted(library), *tools], sys.version)
+    if not (is_fresh("runtime", state) and (out / "lock.json").exists()):
+        numpy = numpy_wheel()
+        say("building the browser's wheel and its C kernels")
+        _empty(out)
+        for name in FILES:
+            shutil.copyfile(PYODIDE / name, out / name)
+        shutil.copyfile(numpy, out / numpy.name)
+        write_lock(out, build_pyodide_wheel(ROOT, out))
+        mark_fresh("runtime", state)
+    state = digest([*sorted([*library, *entries]), *tools], sys.version)
+    if not (is_fresh("wheels", state) and any(wheels.glob("*.whl"))):
+        _empty(wheels)
+        build_pure_wheel(ROOT, wheels)
+        mark_fresh("wheels", state)
+
+
+def _empty(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
 
 
 def write_lock(out: Path, own: Path) -> None:

@@ -356,10 +356,15 @@ function rowsOf(fig: Figure): { head: string[]; body: (string | Num | boolean)[]
       const names = Object.keys(fig.series);
       return { head: [fig.x || "bar", ...names.map((n) => n || fig.y)], body: fig.names.map((n, i) => [n, ...names.map((s) => fig.series[s][i])]) };
     }
-    case "heatmap": return { head: [`${fig.y} \\ ${fig.x}`, ...fig.values[0].map((_, i) => fig.columns?.[i] || String(i))], body: fig.values.map((row, i) => [fig.rows?.[i] || String(i), ...row]) };
+    case "heatmap": return { head: [`${fig.y} \\ ${fig.x}`, ...fig.values[0].map((_, i) => name(fig.columns, i))], body: fig.values.map((row, i) => [name(fig.rows, i), ...row]) };
     case "graph": return { head: ["from", "to"], body: fig.edges.map(([a, b]) => [a, b]) };
     default: return null;
   }
+}
+
+/** A blank name keeps two parts of a picture apart; a table must not have a column without one. */
+function name(names: string[] | null, i: number): string {
+  return names ? names[i].trim() || "–" : String(i);
 }
 
 const MOST_ROWS = 11, MOST_COLUMNS = 10;

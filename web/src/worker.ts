@@ -29,6 +29,15 @@ function output(text: string): void {
   post({ type: "output", id: current, text: written > MOST_OUTPUT ? `${text}\n… more output is not shown\n` : text });
 }
 
+/** The text of an entry's module, at once: Python's import cannot wait. Null where the site has no such file. */
+function served(url: string): string | null {
+  const request = new XMLHttpRequest();
+  request.open("GET", url, false);
+  request.send();
+  if (request.status !== 200 && request.status !== 404) throw new Error(`the site answered ${request.status}`);
+  return request.status === 200 ? request.responseText : null;
+}
+
 async function boot(base: string): Promise<void> {
   self.fetch = counted as typeof fetch;
   const { loadPyodide } = await import(`${base}pyodide.mjs`);
@@ -38,8 +47,8 @@ async function boot(base: string): Promise<void> {
   const write = (bytes: Uint8Array) => { output(decoder.decode(bytes, { stream: true })); return bytes.length; };
   python.setStdout({ write });
   python.setStderr({ write });
-  const module = python.pyimport("snippets.runner");
-  runner = module.Runner();
+  python.pyimport("snippets.served").install((file: string) => served(`${base}../sources/snippets/${file}`));
+  runner = python.pyimport("snippets.runner").Runner();
   post({ type: "ready" });
 }
 
