@@ -183,7 +183,7 @@ def line(series: dict, *, at: Any = None, x: str, y: str, caption: str, dashed: 
 
 
 def scatter(groups: dict, *, x: str, y: str, caption: str, lines: dict | None = None, labels: dict | None = None,
-            equal: bool = False, range_x: tuple | None = None, range_y: tuple | None = None) -> Figure:
+            equal: bool = False, range_x: tuple | None = None, range_y: tuple | None = None, field: Any = None) -> Figure:
     """Points in the plane.
 
     Args:
@@ -194,8 +194,18 @@ def scatter(groups: dict, *, x: str, y: str, caption: str, lines: dict | None = 
         labels: ``{group: [one word per point]}``.
         equal: Whether one unit is as long on both axes.
         range_x, range_y: ``(low, high)`` of an axis, to keep it still while a control moves.
+        field: ``(rows, columns)``, drawn as contours, darker where it is lower. Rows go up from ``range_y[0]`` to ``range_y[1]``, columns from
+            ``range_x[0]`` to ``range_x[1]``, which both must be given.
     """
-    return _make("scatter", caption, {"x": x, "y": y}, groups={n: _points("scatter", n, p) for n, p in groups.items()},
+    if field is not None:
+        field = np.asarray(field, float)
+        if field.ndim != 2 or min(field.shape) < 2 or not np.isfinite(field).all():
+            raise ValueError(f"scatter: field has shape {field.shape}; expected (rows, columns), two or more each, of finite numbers")
+        if range_x is None or range_y is None:
+            raise ValueError("scatter: a field needs range_x and range_y, which say where it lies")
+        # Three digits are finer than a contour's line, and short to send.
+        field = [[float(f"{v:.3g}") for v in row] for row in field.tolist()]
+    return _make("scatter", caption, {"x": x, "y": y}, field=field, groups={n: _points("scatter", n, p) for n, p in groups.items()},
                  lines={n: [_points("scatter", n, p) for p in ps] for n, ps in (lines or {}).items()},
                  labels=labels or {}, equal=equal, range_x=range_x, range_y=range_y)
 

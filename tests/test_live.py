@@ -80,6 +80,8 @@ def test_a_demo_that_returns_something_else_says_so():
     (lambda: live.line({"a": [1]}, x="", y="y", caption="c"), "line: x must say"),
     (lambda: live.line({"a": [1]}, x="x", y="y", caption="c", dashed=["b"]), "'b' is not one of"),
     (lambda: live.scatter({"a": [1, 2]}, x="x", y="y", caption="c"), r"expected \(points, 2\)"),
+    (lambda: live.scatter({"a": [[1, 2]]}, x="x", y="y", caption="c", field=[[1, 2], [3, 4]]), "needs range_x and range_y"),
+    (lambda: live.scatter({"a": [[1, 2]]}, x="x", y="y", caption="c", field=[[1, np.inf], [3, 4]], range_x=(0, 1), range_y=(0, 1)), "finite numbers"),
     (lambda: live.heatmap([1], x="x", y="y", value="v", caption="c"), r"expected \(rows, columns\)"),
     (lambda: live.heatmap([[1]], x="x", y="y", value="v", caption="c", rows=["a", "b"]), "2 names for 1 rows"),
     (lambda: live.graph(["a"], [("a", "b")], caption="c"), "'b', which is no node"),

@@ -4,20 +4,21 @@ import numpy as np
 
 
 def lamb_step(w, g, state, t, lr=1e-3, betas=(0.9, 0.999), eps=1e-6, weight_decay=0.01, rescale=True):
-    """One step of one layer, number t counted from 1. Returns the new weights and the layer's trust ratio."""
+    """One step of one layer, number t counted from 1. Returns the new weights; the layer's trust ratio is state["ratio"]."""
     m = state["m"] = betas[0] * state.get("m", 0) + (1 - betas[0]) * g
     v = state["v"] = betas[1] * state.get("v", 0) + (1 - betas[1]) * g**2
     m_hat, v_hat = m / (1 - betas[0] ** t), v / (1 - betas[1] ** t)
     r = m_hat / (np.sqrt(v_hat) + eps) + weight_decay * w
     weight, update = np.linalg.norm(w), np.linalg.norm(r)
-    ratio = weight / update if weight > 0 and update > 0 else 1.0
+    ratio = state["ratio"] = weight / update if weight > 0 and update > 0 else 1.0
     if rescale:
         r = ratio * r  # now as long as w; without it, this is Adam with decoupled decay
-    return w - lr * r, ratio
+    return w - lr * r
 
 
 # %% demo
 from snippets.live import choice, demo, line, slider
+from snippets.optimizers.arena import NAMES, descend, race, surface
 
 
 def moons(n, rng):
@@ -61,9 +62,9 @@ def run(batch, lr, rescale, steps=150, width=16):
         some = rng.integers(0, len(x), batch)
         row = []
         for layer, state, (gw, gb) in zip(weights, states, gradients(weights, x[some], y[some])):
-            layer[0], ratio = lamb_step(layer[0], gw, state[0], t, lr, rescale=rescale)
-            layer[1], _ = lamb_step(layer[1], gb, state[1], t, lr, weight_decay=0.0, rescale=False)  # biases: plain Adam
-            row.append(ratio)
+            layer[0] = lamb_step(layer[0], gw, state[0], t, lr, rescale=rescale)
+            layer[1] = lamb_step(layer[1], gb, state[1], t, lr, weight_decay=0.0, rescale=False)  # biases: plain Adam
+            row.append(state[0]["ratio"])
         ratios.append(row)
     return losses, np.array(ratios)
 
@@ -72,8 +73,9 @@ def run(batch, lr, rescale, steps=150, width=16):
     batch=slider(16, 1024, label="batch size", log=True),
     lr=slider(0.001, 1.0, step=0.001, label="learning rate", log=True),
     optimizer=choice("LAMB", "Adam", label="optimizer"),
+    ground=choice(*NAMES, label="surface of the race"),
 )
-def show(batch=128, lr=0.01, optimizer="LAMB"):
+def show(batch=128, lr=0.01, optimizer="LAMB", ground="bowl"):
     """The same number means different things: for LAMB a share of a layer's norm, for Adam a distance per weight."""
     other = "Adam" if optimizer == "LAMB" else "LAMB"
     losses, ratios = run(batch, lr, optimizer == "LAMB")
@@ -93,6 +95,9 @@ def show(batch=128, lr=0.01, optimizer="LAMB"):
              y="step length (% of the layer's norm)", log_y=True, range_y=(lr, 1000 * lr),
              caption="By construction: every layer, at every step, by the learning rate times its norm."
              if optimizer == "LAMB" else "Each layer moves by another share of itself, and the shares drift in training."),
+        *race({"LAMB": descend(lambda w, g, state, t: lamb_step(w, g, state, t, 0.1, weight_decay=0.0), surface(ground))}, surface(ground),
+              caption="LAMB takes the two weights for one layer and moves a tenth of their length at every step, so its steps shrink near the origin "
+              "whatever the slope there."),
         f"Loss at the end, mean of ten steps: {optimizer} {end:.3f}, {other} {other_end:.3f}. The last step moved the "
         f"layers by {moved[-1, 0]:.3g}, {moved[-1, 1]:.3g} and {moved[-1, 2]:.3g} % of their norms.",
     )

@@ -20,6 +20,7 @@ from torch import nn
 from torch.utils._pytree import tree_leaves
 
 from vocab.entries import entries
+from vocab.optimize import Descent
 from vocab.tests.exceptions import EXCEPTIONS
 
 CALLABLE = ("module", "model", "function", "loss")
@@ -27,11 +28,11 @@ OPTIONAL = ("technique", "concept")
 WITH_MODULE = [e for e in entries() if e.module.exists()]
 
 
-def params(check, kinds, with_parameters):
+def params(check, kinds, where):
     found = []
     for entry in WITH_MODULE:
         if entry.kind in kinds or (entry.kind in OPTIONAL and kinds is CALLABLE and hasattr(module_of_tests(entry), "example")):
-            if with_parameters and not has_parameters(example(entry)[0]):
+            if where and not where(example(entry)[0]):
                 continue
             reason = EXCEPTIONS.get((entry.name, check))
             found.append(pytest.param(entry, id=entry.name, marks=[pytest.mark.xfail(reason=reason)] if reason else []))
@@ -62,9 +63,10 @@ def call(function, inputs):
     return function(*inputs)
 
 
-def contract(kinds, with_parameters=False):
+def contract(kinds, where=None):
+    """The entries of these kinds, or of them those whose ``example()`` is ``where`` it can be asked for."""
     def mark(test):
-        return pytest.mark.parametrize("entry", params(test.__name__.removeprefix("test_"), kinds, with_parameters))(test)
+        return pytest.mark.parametrize("entry", params(test.__name__.removeprefix("test_"), kinds, where))(test)
 
     return mark
 
@@ -118,7 +120,7 @@ def test_gradcheck(entry):
         torch.autograd.gradcheck(model, values, fast_mode=True)
 
 
-@contract(CALLABLE, with_parameters=True)
+@contract(CALLABLE, where=has_parameters)
 def test_every_parameter_gets_a_gradient(entry):
     function, inputs = example(entry)
     sum((y * torch.linspace(0.5, 1.5, y.numel(), dtype=y.dtype).view_as(y)).sum() for y in floats(call(function, inputs))).backward()
@@ -135,7 +137,7 @@ def test_compiles_without_graph_breaks(entry):
     torch.testing.assert_close(floats(call(compiled, inputs)), floats(call(function, inputs)), equal_nan=True)
 
 
-@contract(CALLABLE, with_parameters=True)
+@contract(CALLABLE, where=has_parameters)
 def test_state_dict_round_trip(entry):
     function, inputs = example(entry)
     other, _ = example(entry, seed=7)
@@ -222,6 +224,120 @@ def test_optimizer_rejects_what_cannot_be(entry):
     optimizer = build(weights)
     with pytest.raises(ValueError, match="lr"):
         type(optimizer)(weights, lr=-1.0)
+
+
+def is_descent(build):
+    return isinstance(build([nn.Parameter(torch.zeros(2, 2))]), Descent)
+
+
+def takes_no_sparse(build):
+    return is_descent(build) and not build([nn.Parameter(torch.zeros(2, 2))]).takes_sparse
+
+
+def walk(optimizer, weights, steps=8):
+    """Steps with gradients that depend on the weights; the second weight now and then has none."""
+    for step in range(steps):
+        for i, w in enumerate(weights):
+            w.grad = None if i == 1 and step % 3 == 1 else w.detach() * (1 + step % 3) - 0.3
+        optimizer.step()
+    return [w.detach().clone() for w in weights]
+
+
+def settings(build, weights, **options):
+    """The optimizer of ``build`` with other options."""
+    optimizer = build(weights)
+    for group in optimizer.param_groups:
+        assert options.keys() <= group.keys()
+        group.update(options)
+    return optimizer
+
+
+@contract(("optimizer",), where=is_descent)
+def test_optimizer_moves_many_tensors_at_once_as_one_by_one(entry):
+    build, _ = example(entry)
+    paths = []
+    for foreach in (False, True):
+        weights, unused = quadratic()
+        paths.append(walk(settings(build, [*weights, unused], foreach=foreach), weights))
+    torch.testing.assert_close(paths[1], paths[0], rtol=1e-12, atol=1e-14)
+
+
+@contract(("optimizer",), where=is_descent)
+def test_optimizer_climbs_where_it_would_descend_the_negative(entry):
+    build, _ = example(entry)
+    (weights, _), (others, _) = quadratic(), quadratic()
+    up, down = settings(build, weights, maximize=True), build(others)
+    for step in range(5):
+        for w, o in zip(weights, others):
+            w.grad, o.grad = -o.detach() * (1 + step), o.detach() * (1 + step)
+        up.step()
+        down.step()
+    torch.testing.assert_close(weights, others, rtol=0, atol=0)
+
+
+@contract(("optimizer",), where=is_descent)
+def test_optimizer_treats_a_complex_number_as_two_real_ones(entry):
+    build, _ = example(entry)
+    pairs = torch.randn(3, 2, 2, dtype=torch.float64)
+    real, complex_ = nn.Parameter(pairs.clone()), nn.Parameter(torch.view_as_complex(pairs.clone()))
+    one, two = build([real]), build([complex_])
+    for step in range(5):
+        real.grad = real.detach() * (1 + step) - 0.3
+        complex_.grad = torch.view_as_complex(real.grad.clone())
+        one.step()
+        two.step()
+    torch.testing.assert_close(torch.view_as_real(complex_.detach()), real.detach(), rtol=1e-12, atol=1e-14)
+
+
+@contract(("optimizer",), where=is_descent)
+def test_optimizer_keeps_groups_apart_and_gradients_as_they_are(entry):
+    build, _ = example(entry)
+    (weights, _), (others, _) = quadratic(), quadratic()
+    together = build(weights[:1])
+    options = {k: v for k, v in together.param_groups[0].items() if k != "params"}
+    together.add_param_group({**options, "params": weights[1:], "lr": options["lr"] / 2})
+    walk(together, weights)
+    for i, other in enumerate(others):
+        alone = settings(build, [other], lr=options["lr"] / (1 + i))
+        for step in range(8):
+            other.grad = None if i == 1 and step % 3 == 1 else other.detach() * (1 + step % 3) - 0.3
+            kept = None if other.grad is None else other.grad.clone()
+            alone.step()
+            assert kept is None or torch.equal(other.grad, kept), "the gradient was changed"
+    torch.testing.assert_close(weights, others, rtol=1e-12, atol=1e-14)
+
+
+@contract(("optimizer",), where=is_descent)
+def test_optimizer_takes_a_closure(entry):
+    build, _ = example(entry)
+    (weights, _), (others, _) = quadratic(), quadratic()
+    one, two = build(weights), build(others)
+
+    def closure():
+        one.zero_grad()
+        loss = sum((w * 1.5 - 0.3).square().sum() for w in weights)
+        loss.backward()
+        return loss
+
+    for _ in range(3):
+        two.zero_grad()
+        expected = sum((w * 1.5 - 0.3).square().sum() for w in others)
+        expected.backward()
+        two.step()
+        assert one.step(closure).item() == expected.item()
+    torch.testing.assert_close(weights, others, rtol=0, atol=0)
+
+
+@contract(("optimizer",), where=takes_no_sparse)
+def test_optimizer_refuses_sparse_gradients_before_it_moves(entry):
+    build, _ = example(entry)
+    weights, _ = quadratic()
+    optimizer, kept = build(weights), [w.detach().clone() for w in weights]
+    weights[0].grad = torch.ones_like(weights[0])
+    weights[1].grad = torch.ones_like(weights[1]).to_sparse()
+    with pytest.raises(RuntimeError, match=f"{type(optimizer).__name__} takes no sparse gradients"):
+        optimizer.step()
+    torch.testing.assert_close([w.detach() for w in weights], kept, rtol=0, atol=0)
 
 
 @contract(("scheduler",))

@@ -4,6 +4,7 @@ import { BarChart, CustomChart, GraphChart, LineChart, ScatterChart } from "echa
 import { GridComponent, MarkLineComponent, TooltipComponent } from "echarts/components";
 import * as echarts from "echarts/core";
 import { SVGRenderer } from "echarts/renderers";
+import { contours } from "d3-contour";
 import { encode } from "fast-png";
 import { escape, number } from "./text";
 
@@ -20,7 +21,7 @@ interface Line extends Axes {
 }
 interface Scatter extends Axes {
   kind: "scatter"; groups: Record<string, Pairs>; lines: Record<string, Pairs[]>; labels: Record<string, string[]>;
-  equal: boolean; range_x: [number, number] | null; range_y: [number, number] | null;
+  equal: boolean; range_x: [number, number] | null; range_y: [number, number] | null; field: number[][] | null;
 }
 interface Bars extends Axes {
   kind: "bars"; names: string[]; series: Record<string, Num[]>; stacked: boolean; levels: Record<string, number>; log_y: boolean;
@@ -186,6 +187,7 @@ function scatter(fig: Scatter, width: number): Chart {
     option: {
       grid: GRID, xAxis: xAxis(fig.x, { ...valueAxis(false, rx), splitLine: { show: false } }), yAxis: yAxis(fig.y, valueAxis(false, ry)),
       series: [
+        ...(fig.field && rx && ry ? [landscape(fig.field, rx, ry)] : []),
         ...lineNames.flatMap((name) => fig.lines[name].map((data) => ({
           type: "line", name, data, symbol: "none", silent: true, z: 1, emphasis: { disabled: true }, tooltip: { show: false },
           lineStyle: { width: 1.5, color: colourOf.get(name), opacity: 0.8 },
@@ -196,6 +198,30 @@ function scatter(fig: Scatter, width: number): Chart {
         })),
       ],
       tooltip: { trigger: "item", ...TOOLTIP, formatter: (p: any) => tip([p.seriesName, undefined], [[fig.x, p.value[0], ""], [fig.y, p.value[1], ""]]) },
+    },
+  };
+}
+
+const LEVELS = 9;
+
+/** Contours of a function under the points: each level is one more thin layer of ink, so the lowest place is the darkest. */
+function landscape(field: number[][], range: [number, number], up: [number, number]): object {
+  const C = field[0].length, R = field.length, depth = field.flat().map((v) => -v);
+  const low = Math.min(...depth), high = Math.max(...depth);
+  const levels = Array.from({ length: LEVELS }, (_, i) => low + ((i + 1) / (LEVELS + 1)) * (high - low));
+  const rings = contours().size([C, R]).thresholds(levels)(depth).map((level) => level.coordinates.flat());
+  return {
+    type: "custom", data: [[range[0], up[0]]], silent: true, z: 0, tooltip: { show: false },
+    renderItem: ({ coordSys: { x, y, width, height } }: any) => {
+      // A value stands in the middle of its grid cell; the outermost values stand on the edges of the plot.
+      const place = ([i, j]: number[]) => `${(x + (Math.min(Math.max(i - 0.5, 0), C - 1) / (C - 1)) * width).toFixed(1)} ${(y + height - (Math.min(Math.max(j - 0.5, 0), R - 1) / (R - 1)) * height).toFixed(1)}`;
+      return {
+        type: "group", children: rings.filter((level) => level.length).map((level, i) => ({
+          type: "path", silent: true, shape: { pathData: level.map((ring) => `M${ring.map(place).join("L")}Z`).join("") },
+          // Neighbours are styled differently, or svgo would join them to one path, which is filled once.
+          style: { fill: i % 2 ? INK : "none", fillOpacity: 0.1, stroke: INK, strokeOpacity: 0.3, lineWidth: 0.7 },
+        })),
+      };
     },
   };
 }

@@ -229,7 +229,7 @@ def test_closure_runs_with_gradients_and_its_loss_comes_back():
 def test_defaults_are_the_papers():
     options = LAMB(layers((2, 2))).defaults
     assert options == dict(lr=1e-3, betas=(0.9, 0.999), eps=1e-6, weight_decay=0.01, bias_correction=True,
-                           max_trust_ratio=None, exclude_1d=True, maximize=False)
+                           max_trust_ratio=None, exclude_1d=True, foreach=None, maximize=False)
 
 
 def test_nan_is_not_hidden():
@@ -255,7 +255,7 @@ def test_sparse_gradients_are_refused_before_anything_moves():
         (dict(lr=math.nan), "lr=nan"),
         (dict(eps=-1e-8), "eps=-1e-08 is not 0 or more"),
         (dict(weight_decay=-0.1), "weight_decay=-0.1 is not 0 or more"),
-        (dict(betas=(1.0, 0.9)), r"betas=\(1.0, 0.9\) are not both in \[0, 1\)"),
+        (dict(betas=(1.0, 0.9)), r"betas=\(1.0, 0.9\) are not all in \[0, 1\)"),
         (dict(betas=(0.9, 1.0)), "betas"),
         (dict(betas=(-0.1, 0.9)), "betas"),
         (dict(max_trust_ratio=0.0), "max_trust_ratio=0.0 is not above 0; None means no limit"),
@@ -284,6 +284,6 @@ def test_numpy_variant_agrees(agree, rescale):
         optimizer.step()
     found = start
     for t, g in enumerate(gradients.numpy(), 1):
-        found, _ = lamb_step(found, g, state, t, lr=0.03, weight_decay=0.1, rescale=rescale)
+        found = lamb_step(found, g, state, t, lr=0.03, weight_decay=0.1, rescale=rescale)
     agree(found, w)
     assert np.abs(found - start).max() > 0.1

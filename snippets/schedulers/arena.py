@@ -1,0 +1,35 @@
+"""Where the schedules meet: a noisy quadratic on which the expected loss of SGD is known exactly, and the figures beside the usual ones."""
+
+import numpy as np
+
+from snippets.live import line
+from snippets.schedulers.cosine_annealing import cosine_annealing
+
+CURVATURES = np.geomspace(0.005, 1.0, 8)
+
+
+def expected_loss(rates, noise=1.0, curvatures=CURVATURES, start=3.0):
+    """Expected loss before each step of SGD and after the last, on sum(h w^2) / 2, each weight's gradient with noise of this deviation.
+
+    The mean of w^2 obeys a recursion of its own: (1 - lr h)^2 of it stays, and lr^2 noise^2 is added. So nothing is drawn at random.
+    """
+    square, losses = np.full(len(curvatures), start**2), []
+    for lr in rates:
+        losses.append((curvatures * square).sum() / 2)
+        square = (1 - lr * curvatures) ** 2 * square + lr**2 * noise**2
+    return np.array([*losses, (curvatures * square).sum() / 2])
+
+
+def beside(schedules, noise=1.0, caption=""):
+    """Figures of ``{name: rates of all steps}`` beside a constant rate and a cosine with the same highest rate: the rates, and the expected loss."""
+    rates = np.asarray(next(iter(schedules.values())), float)
+    steps, peak = len(rates), float(rates.max())
+    usual = {"constant": np.full(steps, peak), "cosine": cosine_annealing(np.arange(steps), steps, peak)}
+    every = {**schedules, **{name: values for name, values in usual.items() if name not in schedules}}
+    references = [name for name in every if name not in schedules]
+    return (
+        line(every, x="step", y="learning rate", dashed=references, range_y=(0, 1.05 * peak), caption=caption or "The rate at each step."),
+        line({name: np.clip(expected_loss(values, noise), 1e-4, 1e3) for name, values in every.items()}, x="step", y="expected loss", log_y=True,
+             dashed=references, caption=f"Expected loss of SGD on a quadratic with curvatures from {CURVATURES[0]:g} to {CURVATURES[-1]:g} and gradient noise of "
+             f"deviation {noise:g}, computed exactly. High rates travel, low rates settle."),
+    )
