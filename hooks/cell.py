@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
+import re
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -80,6 +81,12 @@ def _run(snippet: Path) -> tuple[dict, str]:
     return result, " ".join((runner.demo.function.__doc__ or "").split())
 
 
+def written_in(file: Path, library: str, name: str) -> str:
+    """What a source computes with: ``name`` if it imports ``library``, otherwise plain Python."""
+    imports = re.search(rf"^(import|from) {library}\b", file.read_text(encoding="utf-8"), re.M)
+    return name if imports else "Python"
+
+
 def colour(source: str) -> str:
     return highlight(source, PythonLexer(), HtmlFormatter(cssclass="highlight", wrapcode=True)).rstrip()
 
@@ -113,7 +120,7 @@ def cell(name: str, title: str, snippet: Path, made: dict, base: str, assets: As
 <div class="live-figures">{made["figures"]}</div>
 <div class="live-bar" hidden>{buttons}<progress hidden aria-label="Loading Python"></progress><span class="live-status" role="status"></span></div>
 <pre class="live-output" tabindex="0" aria-label="Output" hidden></pre>
-<details class="live-code"{" open" if unfolded else ""}><summary>NumPy, as it runs here</summary>
+<details class="live-code"{" open" if unfolded else ""}><summary>{written_in(snippet, 'numpy', 'NumPy')}, as it runs here</summary>
 <div class="live-editor"></div>
 <div class="live-static">{colour(algorithm.strip())}<a href="{path}">The whole file, with the demo</a></div>
 </details>

@@ -9,7 +9,7 @@ import re
 from html import escape
 from pathlib import Path
 
-from hooks.cell import Assets, cell
+from hooks.cell import Assets, cell, written_in
 from hooks.matter import PageError
 from hooks.site import Family, Page, Site, check_fences, plain
 from vocab.entries import family_cell
@@ -68,10 +68,13 @@ def agreement(page: Page) -> str:
     if record is None:
         return "agreement not checked yet"
     changed = record["sources"] != page.entry.sources()
-    pairs = [("NumPy = PyTorch", record.get("numpy")), ("Triton = PyTorch", record.get("triton"))]
+    torch = written_in(page.entry.module, "torch", "PyTorch")
+    here = written_in(page.entry.snippet, "numpy", "NumPy") if page.runs_here else "NumPy"
+    both = f"{here} = {torch}" if here != torch else "in the browser = as tested"
+    pairs = [(both, record.get("numpy")), (f"Triton = {torch}", record.get("triton"))]
     found = [(name, value) for name, value in pairs if value is not None]
     largest = max((value for _, value in found), default=None)
-    rows = [(name, f"largest difference {value:.1e} of the largest value") for name, value in found]
+    rows = [(name, f"largest difference {value:.1e} of the largest value" if value else "no difference") for name, value in found]
     rows += [("Oracles", ", ".join(record["oracles"]) or "none named"), ("Tests passed", str(record["tests"]))]
     if gpu := record.get("gpu"):
         rows.append(("On a GPU", f"{gpu['tests']} tests on {gpu['device']}"))
@@ -79,8 +82,9 @@ def agreement(page: Page) -> str:
         rows.append(("On a GPU", "not run yet"))
     rows += [("Versions", ", ".join(f"{k} {v}" for k, v in record["versions"].items())), ("Date", record["date"])]
     table = "".join(f"<tr><th scope='row'>{escape(a)}</th><td>{escape(b)}</td></tr>" for a, b in rows)
-    names = " = ".join(["NumPy", "PyTorch", *(["Triton"] if record.get("triton") is not None else [])]) if found else "tested"
-    said = "changed since checked" if changed else (f"{names} to {largest:.0e}" if found else f"{record['tests']} tests")
+    names = both + (" = Triton" if record.get("triton") is not None else "")
+    close = f"to {largest:.0e}" if largest else "exactly"
+    said = "changed since checked" if changed else (f"{names} {close}" if found else f"{record['tests']} tests")
     state = "changed" if changed else "agrees"
     return f'<details class="agreement {state}"><summary>{escape(said)}</summary><table>{table}</table></details>'
 
@@ -109,7 +113,7 @@ def pytorch(page: Page) -> str:
     names = "".join(f"<li>{escape(name)}</li>" for name in test_names(entry.test))
     tests = (f'<details class="tests"><summary>What its tests check</summary><ul>{names}</ul>'
              f'<p><a href="../../assets/sources/{test}">{test}</a></p></details>') if names else ""
-    return f"""## PyTorch {EXCLUDE}
+    return f"""## {written_in(entry.module, "torch", "PyTorch")} {EXCLUDE}
 
 <a class="source" href="../../assets/sources/{path}">{path}</a>
 
@@ -332,7 +336,7 @@ def compose_papers(site: Site) -> str:
     items = []
     for paper in sorted(site.papers.values(), key=lambda p: (p.who.lower(), p.year)):
         on = ", ".join(f'<a href="../{p.entry.name}/">{escape(p.matter.title)}</a>' for p in cited.get(paper.key, []))
-        items.append(paper.html_with_bibtex(on))
+        items.append(paper.html_with_pages(on))
     return f'# Papers\n\nAll of them as one file: [references.bib](references.bib).\n\n<ul class="papers">{"".join(items)}</ul>\n'
 
 

@@ -151,6 +151,8 @@ def on_post_build(config):
         target = out / "sources" / file.relative_to(ROOT)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, target)
+    for paper in site.papers.values():
+        (Path(config.site_dir) / "papers" / f"{paper.key}.bib").write_text(paper.bibtex + "\n", encoding="utf-8")
     trim_search(Path(config.site_dir) / "search" / "search_index.json")
 
 

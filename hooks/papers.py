@@ -37,14 +37,12 @@ class Paper:
         return f"{self.who} {self.year}"
 
     def html(self) -> str:
-        """One entry of an entry page's list; its BibTeX is on the page of all papers, where ``papers`` leads."""
-        bibtex = f'<a href="../../papers/#bib-{self.key}">BibTeX</a>'
-        return f'<li id="paper-{self.key}">{self._line()} {bibtex}</li>'
+        """One entry of an entry page's list."""
+        return f'<li id="paper-{self.key}">{self._line()} <a href="../../papers/{self.key}.bib">BibTeX</a></li>'
 
-    def html_with_bibtex(self, cited_on: str) -> str:
+    def html_with_pages(self, cited_on: str) -> str:
         """One entry of the page of all papers."""
-        details = f'<details class="bibtex"><summary>BibTeX</summary><pre tabindex="0">{escape(self.bibtex)}</pre></details>'
-        return f'<li id="bib-{self.key}">{self._line()}<p>Cited on {cited_on}.</p>{details}</li>'
+        return f'<li id="bib-{self.key}">{self._line()} <a href="{self.key}.bib">BibTeX</a><p>Cited on {cited_on}.</p></li>'
 
     def _line(self) -> str:
         venue = f" {escape(self.venue)}." if self.venue else ""

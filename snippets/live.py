@@ -19,7 +19,7 @@ from typing import Any, Callable
 import numpy as np
 
 __all__ = ["Demo", "Figure", "bars", "choice", "demo", "graph", "heatmap", "image", "line", "scatter", "slider", "table",
-           "text", "toggle"]
+           "text", "toggle", "typed"]
 
 
 # Controls
@@ -54,12 +54,21 @@ def toggle(*, label: str) -> dict:
     return {"kind": "toggle", "label": label}
 
 
+def typed(*, label: str, most: int = 80) -> dict:
+    """What the reader types, at most so many characters; it may be empty."""
+    if most < 1:
+        raise ValueError(f"typed {label!r}: most={most} is below 1")
+    return {"kind": "typed", "label": label, "most": most}
+
+
 def allowed(control: dict, value: Any) -> bool:
     """Whether a control can have this value."""
     if control["kind"] == "toggle":
         return isinstance(value, bool)
     if control["kind"] == "choice":
         return value in control["values"]
+    if control["kind"] == "typed":
+        return isinstance(value, str) and len(value.encode("utf-16-le")) // 2 <= control["most"]  # as the browser counts
     return (isinstance(value, (int, float)) and not isinstance(value, bool)
             and control["low"] <= value <= control["high"] and (not control["whole"] or float(value).is_integer()))
 

@@ -127,7 +127,7 @@ def test_every_demo_gives_the_figure_that_the_page_was_built_with_and_moves_to_b
               const input = document.querySelector(`.live-controls [name=${name}]`);
               window.kept ??= {};
               if (end === 'first') window.kept[name] = input.type === 'checkbox' ? input.checked : input.value;
-              const options = input.options ? [...input.options].map((o) => o.value) : [input.min, input.max];
+              const options = input.type === 'text' ? ['', 'naïve 👍🏽 e\u0301 1234567'.slice(0, input.maxLength)] : input.options ? [...input.options].map((o) => o.value) : [input.min, input.max];
               if (input.type === 'checkbox') input.checked = end === 'back' ? window.kept[name] : end === 'first';
               else input.value = end === 'back' ? window.kept[name] : options.at(end === 'first' ? 0 : -1);
               input.closest('.live').dataset.state = 'moved';

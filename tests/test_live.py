@@ -27,6 +27,12 @@ def test_a_demo_runs_with_its_defaults_and_with_values():
     assert [p[1] for p in run(DEMO, n=4)["figures"][0]["series"]["square"]] == [0, 1, 4, 9]
 
 
+def test_typed_text_is_counted_as_the_browser_counts_it():
+    control = live.typed(label="word", most=4)
+    assert live.allowed(control, "") and live.allowed(control, "four") and live.allowed(control, "👍👍")
+    assert not live.allowed(control, "fives") and not live.allowed(control, "👍👍x") and not live.allowed(control, 4)
+
+
 def test_moving_a_control_does_not_run_the_source_again(capsys):
     runner = Runner()
     runner.run(DEMO, "{}")
@@ -72,6 +78,8 @@ def test_a_demo_that_returns_something_else_says_so():
     (lambda: live.slider(0, 1, label="n", log=True), "cannot start at low=0"),
     (lambda: live.slider(0, 1, step=2, label="n"), "step=2"),
     (lambda: live.choice(1, label="n"), "two values or more"),
+    (lambda: live.typed(label="n", most=0), "most=0 is below 1"),
+    (lambda: live.demo(n=live.typed(label="n", most=3))(lambda n="four": None), "default n='four'"),
     (lambda: live.demo(n=live.slider(1, 5, label="n"))(lambda m=1: None), r"controls \['n'\] are not the parameters \['m'\]"),
     (lambda: live.demo(n=live.slider(1, 5, label="n"))(lambda n=9: None), "default n=9"),
     (lambda: live.demo(n=live.slider(1, 5, label="n"))(lambda n=2.5: None), "default n=2.5"),

@@ -198,8 +198,8 @@ def test_the_agreement_chip_tells_when_sources_changed(root):
     entry.record.parent.mkdir(parents=True)
     record = {"sources": entry.sources(), "tests": 7, "oracles": ["scipy"], "numpy": 3e-16, "triton": None, "versions": {"torch": "2"}, "date": "2026-01-01"}
     entry.record.write_text(json.dumps(record))
-    assert "NumPy = PyTorch to 3e-16" in composed(root) and "<td>scipy</td>" in composed(root) and "<td>7</td>" in composed(root)
-    (root / "vocab/family/thing.py").write_text("__all__ = []\nx = 1\n")
+    assert "NumPy = Python to 3e-16" in composed(root) and "<td>scipy</td>" in composed(root) and "<td>7</td>" in composed(root)
+    (root / "vocab/family/thing.py").write_text("import torch\n\n__all__ = []\n")
     assert "changed since checked" in composed(root)
 
 
@@ -239,10 +239,22 @@ def test_the_policy_allows_only_scripts_that_are_there():
     assert policy.count("sha256-") == 1 and "'unsafe-inline'" not in re.search("script-src[^;]*", policy).group()
 
 
+def test_a_page_says_what_its_code_is_written_in_and_an_exact_agreement(root):
+    (root / "vocab/family").mkdir(parents=True)
+    for source, name in (("import torch\n\n__all__ = []\n", "PyTorch"), ("from torch import nn\n\n__all__ = []\n", "PyTorch"), ("import torchless\n\n__all__ = []\n", "Python")):
+        (root / "vocab/family/thing.py").write_text(source)
+        entry = read_site(root).pages["family/thing"].entry
+        entry.record.parent.mkdir(parents=True, exist_ok=True)
+        entry.record.write_text(json.dumps({"sources": entry.sources(), "tests": 7, "oracles": [], "numpy": 0.0, "triton": None, "versions": {"numpy": "2"}, "date": "2026-01-01"}))
+        text = composed(root)
+        assert f"## {name} " in text and f"NumPy = {name} exactly" in text and "<td>no difference</td>" in text
+
+
 def test_papers_read_as_people_write_them(root):
     paper = load(root / "docs/references.bib")["someone2020thing"]
     assert (paper.short, paper.title, paper.link) == ("Someone and Else 2020", "A Thing", "https://arxiv.org/abs/2001.00001")
-    assert "author = {Someone, Ann and Else, Bo}" in paper.html_with_bibtex("a page")
+    assert "author = {Someone, Ann and Else, Bo}" in paper.bibtex
+    assert f'href="{paper.key}.bib"' in paper.html_with_pages("a page") and f'href="../../papers/{paper.key}.bib"' in paper.html()
 
 
 def test_the_real_pages_are_read_and_none_of_the_planned_exists():

@@ -18,6 +18,8 @@ def ends(control):
         return [True, False]
     if control["kind"] == "choice":
         return control["values"]
+    if control["kind"] == "typed":
+        return ["", "naïve 👍🏽 ﬁ e\u0301 1234567 ไทย\t<|im_end|>"[: control["most"] - 2], "a" * control["most"]]
     middle = (control["low"] * control["high"]) ** 0.5 if control["log"] else (control["low"] + control["high"]) / 2
     return [control["low"], int(middle) if control["whole"] else middle, control["high"]]
 

@@ -5,7 +5,8 @@ export type Value = number | string | boolean;
 export type Control =
   | { kind: "slider"; low: number; high: number; step: number; label: string; unit: string; log: boolean; whole: boolean }
   | { kind: "choice"; values: (number | string)[]; label: string }
-  | { kind: "toggle"; label: string };
+  | { kind: "toggle"; label: string }
+  | { kind: "typed"; label: string; most: number };
 export type Controls = Record<string, Control>;
 export type Values = Record<string, Value>;
 
@@ -19,6 +20,9 @@ export function controlsHtml(controls: Controls, values: Values, prefix: string)
     if (c.kind === "choice") {
       const options = c.values.map((v, i) => `<option value="${i}"${v === value ? " selected" : ""}>${escape(String(v))}`).join("");
       return `<div class="live-control">${label}<select id="${id}" name="${name}">${options}</select></div>`;
+    }
+    if (c.kind === "typed") {
+      return `<div class="live-control">${label}<input type="text" id="${id}" name="${name}" maxlength="${c.most}" value="${escape(String(value))}" spellcheck="false" autocomplete="off" autocapitalize="off"></div>`;
     }
     const range = c.log ? `min="0" max="${LOG_STEPS}" step="1"` : `min="${c.low}" max="${c.high}" step="${c.step}"`;
     return `<div class="live-control">${label}<output for="${id}">${escape(shown(c, value))}</output><input type="range" id="${id}" name="${name}" ${range} value="${position(c, value as number)}" aria-valuetext="${escape(shown(c, value))}"></div>`;
@@ -39,6 +43,7 @@ function position(c: Extract<Control, { kind: "slider" }>, value: number): numbe
 export function read(control: Control, input: HTMLInputElement | HTMLSelectElement): Value {
   if (control.kind === "toggle") return (input as HTMLInputElement).checked;
   if (control.kind === "choice") return control.values[Number(input.value)];
+  if (control.kind === "typed") return input.value;
   if (!control.log) return Number(input.value);
   if (Number(input.value) === 0) return control.low;
   if (Number(input.value) === LOG_STEPS) return control.high;
@@ -52,5 +57,6 @@ export function write(control: Control, input: HTMLInputElement | HTMLSelectElem
   else if (control.kind === "choice") {
     const index = control.values.indexOf(value as number | string);
     if (index >= 0) input.value = String(index);
-  } else if (typeof value === "number") input.value = String(position(control, value));
+  } else if (control.kind === "typed") input.value = String(value);
+  else if (typeof value === "number") input.value = String(position(control, value));
 }
