@@ -28,9 +28,9 @@ OPTIONAL = ("technique", "concept")
 WITH_MODULE = [e for e in entries() if e.module.exists()]
 
 
-def params(check, kinds, where):
+def params(check, kinds, where, among):
     found = []
-    for entry in WITH_MODULE:
+    for entry in among:
         if entry.kind in kinds or (entry.kind in OPTIONAL and kinds is CALLABLE and hasattr(module_of_tests(entry), "example")):
             if where and not where(example(entry)[0]):
                 continue
@@ -64,11 +64,26 @@ def call(function, inputs):
 
 
 def contract(kinds, where=None):
-    """The entries of these kinds, or of them those whose ``example()`` is ``where`` it can be asked for."""
+    """A check of the entries of these kinds, or of those among them whose ``example()`` is ``where`` it can be asked for."""
     def mark(test):
-        return pytest.mark.parametrize("entry", params(test.__name__.removeprefix("test_"), kinds, where))(test)
+        test.contract = (kinds, where)
+        return test
 
     return mark
+
+
+def pytest_generate_tests(metafunc):
+    if hasattr(metafunc.function, "contract"):
+        check = metafunc.function.__name__.removeprefix("test_")
+        metafunc.parametrize("entry", params(check, *metafunc.function.contract, asked_for(metafunc.config.option.keyword)))
+
+
+def asked_for(keyword):
+    """All entries, or where ``-k`` only names some, those: to ask whether a check is for an entry, it has to be imported."""
+    words = [word for word in keyword.split() if word != "or"]
+    if not words or not all("/" in word for word in words):
+        return WITH_MODULE
+    return [entry for entry in WITH_MODULE if any(word in entry.name for word in words)]
 
 
 def test_exceptions_name_entries_and_checks():
