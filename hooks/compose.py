@@ -11,8 +11,8 @@ from pathlib import Path
 
 from hooks.cell import Assets, cell, written_in
 from hooks.matter import PageError
-from hooks.site import Family, Page, Site, check_fences, plain
-from vocab.entries import family_cell
+from hooks.site import Family, Guide, Page, Site, check_fences, plain
+from vocab.entries import family_cell, guide_cell
 
 EXCLUDE = "{: data-search-exclude }"  # code and API would make the search index several times larger
 
@@ -32,7 +32,7 @@ def compose(page: Page, site: Site, made: dict[Path, dict], assets: Assets) -> s
         kernel(page),
         errata,
         relations(page, site),
-        papers(page, site),
+        papers(page.matter.papers, site),
     ]
     text = "\n\n".join(part for part in parts if part)
     return resolve(text, page.entry.name, site, page.entry.page) + abbreviations(page.entry.name, text, site)
@@ -215,10 +215,10 @@ def _link(page: Page, other: Page) -> str:
     return f"[{other.matter.title}](entry:{other.entry.name})"
 
 
-def papers(page: Page, site: Site) -> str:
-    if not page.matter.papers:
+def papers(keys: list[str], site: Site) -> str:
+    if not keys:
         return ""
-    items = "".join(site.papers[key].html() for key in page.matter.papers)
+    items = "".join(site.papers[key].html() for key in keys)
     return f'## Papers {EXCLUDE}\n\n<ol class="papers">{items}</ol>'
 
 
@@ -292,6 +292,20 @@ def compose_family(family: Family, site: Site, made: dict[Path, dict], assets: A
     return resolve(text, here, site, path) + abbreviations(here, text, site)
 
 
+LIVE = "{{ live }}"
+
+
+def compose_guide(guide: Guide, site: Site, made: dict[Path, dict], assets: Assets) -> str:
+    """A page across entries, with its live cell where the prose asks for it."""
+    check_fences(guide.path, guide.prose)
+    snippet, text = guide_cell(guide.path, site.root), guide.prose
+    if (snippet in made) != (text.count(LIVE) == 1):
+        raise PageError(f"{guide.path}: the prose has {LIVE} {text.count(LIVE)} times; expected once where {snippet.relative_to(site.root)} is there, and else not")
+    text = f'# {guide.matter.title}\n\n<p class="definition">{escape(guide.matter.question)}</p>\n\n{text}'
+    text = resolve(text, guide.name, site, guide.path) + "\n\n" + papers(guide.matter.papers, site) + abbreviations(guide.name, text, site)
+    return text.replace(LIVE, cell(guide.name, guide.matter.title, snippet, made[snippet], "../../", assets, unfolded=False)) if snippet in made else text
+
+
 def compose_entries(site: Site) -> str:
     """The index of all entries with its filters."""
 
@@ -329,13 +343,16 @@ def _also(page: Page) -> str:
 
 def compose_papers(site: Site) -> str:
     """All papers, with the pages that cite them."""
-    cited: dict[str, list[Page]] = {}
+    cited: dict[str, list[tuple[str, str]]] = {}
     for page in site.pages.values():
         for key in page.matter.papers:
-            cited.setdefault(key, []).append(page)
+            cited.setdefault(key, []).append((page.entry.name, page.matter.title))
+    for guide in site.guides.values():
+        for key in guide.matter.papers:
+            cited.setdefault(key, []).append((guide.name, guide.matter.title))
     items = []
     for paper in sorted(site.papers.values(), key=lambda p: (p.who.lower(), p.year)):
-        on = ", ".join(f'<a href="../{p.entry.name}/">{escape(p.matter.title)}</a>' for p in cited.get(paper.key, []))
+        on = ", ".join(f'<a href="../{name}/">{escape(title)}</a>' for name, title in cited.get(paper.key, []))
         items.append(paper.html_with_pages(on))
     return f'# Papers\n\nAll of them as one file: [references.bib](references.bib).\n\n<ul class="papers">{"".join(items)}</ul>\n'
 
@@ -352,6 +369,8 @@ def compose_home(site: Site, made: dict[Path, dict], assets: Assets) -> str:
         f"<li><b>{escape(title)}</b> " + " → ".join(f'<a href="{n}/">{escape(site.pages[n].matter.title)}</a>' for n in names if n in site.pages) + "</li>"
         for title, names in site.home.paths.items() if any(n in site.pages for n in names)
     )
+    guides = "".join(f'<li><a href="{g.name}/"><b>{escape(g.matter.title)}</b><span>{escape(plain(g.matter.question))}</span></a></li>' for g in site.guides.values())
+    guides = f'## Guides\n\n<ul class="cards">{guides}</ul>\n\n' if guides else ""
     return f"""# {site.home.title}
 
 {resolve(site.home_prose, "index", site, site.root / "docs/index.md").strip()}
@@ -368,7 +387,7 @@ def compose_home(site: Site, made: dict[Path, dict], assets: Assets) -> str:
 
 <ul class="cards">{cards}</ul>
 
-## Reading paths
+{guides}## Reading paths
 
 <ul class="paths">{paths}</ul>
 """

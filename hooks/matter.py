@@ -51,6 +51,14 @@ class FamilyMatter(Strict):
     order: list[Text] = []
 
 
+class GuideMatter(Strict):
+    """Front matter of ``docs/guides/<guide>.md``: a page across entries, with a live cell where its prose says ``{{ live }}``."""
+
+    title: Text
+    question: Text
+    papers: list[Text] = []
+
+
 class HomeMatter(Strict):
     """Front matter of ``docs/index.md``: the entry whose live cell it shows, and reading paths."""
 

@@ -58,6 +58,7 @@ def on_config(config):
     config.nav = [
         {"Home": "index.md"},
         {"All entries": "entries.md"},
+        *([{"Guides": [{g.matter.title: f"{g.name}.md"} for g in site.guides.values()]}] if site.guides else []),
         *({f.matter.title: [f"{f.slug}/index.md", *({p.matter.title: f"{f.slug}/{p.entry.slug}.md"} for p in f.pages)]}
           for f in site.families.values()),
         {"Papers": "papers.md"},
@@ -74,6 +75,9 @@ def on_page_markdown(markdown, page, config, files):
             page.meta["description"] = site.pages[name].plain_definition
             page.meta.pop("status", None)  # Material would mark it in the navigation
             return compose.compose(site.pages[name], site, made, assets)
+        if name in site.guides:
+            page.meta["description"] = site.guides[name].matter.question
+            return compose.compose_guide(site.guides[name], site, made, assets)
         if name.endswith("/index"):
             return compose.compose_family(site.families[name.removesuffix("/index")], site, made, assets)
         return {

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import yaml
 
-from hooks.matter import EntryMatter, FamilyMatter, HomeMatter, PageError, check_prose, read
+from hooks.matter import EntryMatter, FamilyMatter, GuideMatter, HomeMatter, PageError, check_prose, read
 from hooks.papers import Paper, load
-from vocab.entries import Entry, entries
+from vocab.entries import Entry, entries, guide_pages
 
 
 @dataclass
@@ -53,6 +53,19 @@ class Family:
 
 
 @dataclass
+class Guide:
+    """A page across entries."""
+
+    path: Path
+    matter: GuideMatter
+    prose: str
+
+    @property
+    def name(self) -> str:
+        return f"guides/{self.path.stem}"
+
+
+@dataclass
 class Site:
     root: Path
     pages: dict[str, Page]
@@ -61,6 +74,7 @@ class Site:
     planned: frozenset[str]
     home: HomeMatter
     home_prose: str
+    guides: dict[str, Guide]
 
 
 def plain(markdown: str) -> str:
@@ -101,15 +115,17 @@ def read_site(root: Path) -> Site:
         for slug in matter.order:
             if f"{path.parent.name}/{slug}" not in pages.keys() | planned:
                 problems.append(f"{path}: order: {slug!r} is no entry of this family, and docs/planned.yml does not name it")
+    guides = {guide.name: guide for guide in (Guide(path, *read(path, GuideMatter)) for path in guide_pages(root))}
     home, home_prose = read(root / "docs" / "index.md", HomeMatter)
     for where, name in [("live", home.live), *((f"paths.{p}", n) for p, ns in home.paths.items() for n in ns)]:
         if name not in (pages if where == "live" else pages.keys() | planned):
             problems.append(f"{root / 'docs/index.md'}: {where}: {name!r} is no entry")
     problems += _relate(pages, planned)
-    problems += _cite(pages, papers, root)
+    problems += _cite([(p.entry.page, p.matter.papers, p.prose) for p in pages.values()]
+                      + [(g.path, g.matter.papers, g.prose) for g in guides.values()], papers, root)
     if problems:
         raise PageError("\n".join(problems))
-    return Site(root, pages, families, papers, planned, home, home_prose)
+    return Site(root, pages, families, papers, planned, home, home_prose, guides)
 
 
 def _relate(pages: dict[str, Page], planned: frozenset[str]) -> list[str]:
@@ -131,16 +147,17 @@ def _relate(pages: dict[str, Page], planned: frozenset[str]) -> list[str]:
     return problems
 
 
-def _cite(pages: dict[str, Page], papers: dict[str, Paper], root: Path) -> list[str]:
+def _cite(pages: list[tuple[Path, list[str], str]], papers: dict[str, Paper], root: Path) -> list[str]:
+    """Problems of pages, each with the keys that it lists and its prose."""
     problems, used = [], set()
-    for page in pages.values():
-        cited = set(re.findall(r"\[@([\w-]+)\]", page.prose))
-        for key in page.matter.papers:
+    for path, listed, prose in pages:
+        cited = set(re.findall(r"\[@([\w-]+)\]", prose))
+        for key in listed:
             used.add(key)
             if key not in papers:
-                problems.append(f"{page.entry.page}: papers: got {key!r}; no such key in docs/references.bib")
-        for key in sorted(cited - set(page.matter.papers)):
-            problems.append(f"{page.entry.page}: [@{key}] cites a key that `papers` does not list")
+                problems.append(f"{path}: papers: got {key!r}; no such key in docs/references.bib")
+        for key in sorted(cited - set(listed)):
+            problems.append(f"{path}: [@{key}] cites a key that `papers` does not list")
     for key in sorted(papers.keys() - used):
         problems.append(f"{root / 'docs/references.bib'}: {key}: no page cites it")
     return problems

@@ -6,7 +6,7 @@ import os
 import pytest
 
 from snippets.runner import Runner
-from vocab.entries import ROOT, cells, entries
+from vocab.entries import ROOT, cells, entries, guide_pages
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(240)]
 
@@ -16,7 +16,7 @@ PLAIN, OTHER = "attention/grouped-query", "activations/gelu"
 VISITS = os.cpu_count() or 2  # long visits side by side; each has its worker
 DEMOS = [pytest.param(name, snippet, id=name, marks=pytest.mark.xdist_group(f"visit-{i % VISITS}"))
          for i, (name, snippet) in enumerate(cells().items())]
-WHERE = ["", "entries/", "papers/", *(f"{family}/" for family in sorted({e.family for e in entries()})), *(f"{e.name}/" for e in entries())]
+WHERE = ["", "entries/", "papers/", *(f"guides/{path.stem}/" for path in guide_pages()), *(f"{family}/" for family in sorted({e.family for e in entries()})), *(f"{e.name}/" for e in entries())]
 PAGES = [pytest.param(where, id=where or "home", marks=pytest.mark.xdist_group(f"look-{i % VISITS}")) for i, where in enumerate(WHERE)]
 
 

@@ -250,6 +250,26 @@ def test_a_page_says_what_its_code_is_written_in_and_an_exact_agreement(root):
         assert f"## {name} " in text and f"NumPy = {name} exactly" in text and "<td>no difference</td>" in text
 
 
+def test_a_guide_shows_its_live_cell_where_it_says_and_is_on_the_first_page(root):
+    guide = root / "docs" / "guides" / "a-guide.md"
+    guide.parent.mkdir()
+    guide.write_text("---\ntitle: A Guide\nquestion: How?\npapers: [someone2020thing]\n---\nSee [thing](entry:family/thing) [@someone2020thing].\n\n{{ live }}\n")
+    with pytest.raises(PageError, match=r"the prose has \{\{ live \}\} 1 times"):
+        site = read_site(root)
+        compose.compose_guide(site.guides["guides/a-guide"], site, {}, compose.Assets(1, "w.whl"))
+    snippet = root / "snippets" / "guides" / "a_guide.py"
+    snippet.parent.mkdir(parents=True)
+    snippet.write_text("x = 1\n")
+    site = read_site(root)
+    made = {snippet: {"figures": "FIGURES", "form": "", "controls": {}, "defaults": {}, "hint": "Try."}}
+    text = compose.compose_guide(site.guides["guides/a-guide"], site, made, compose.Assets(1, "w.whl"))
+    assert text.index("See [thing](../family/thing.md)") < text.index("FIGURES") < text.index("## Papers")
+    assert 'data-entry="guides/a-guide"' in text and "../../papers/someone2020thing.bib" in text and "A Guide" in compose.compose_papers(site)
+    with pytest.raises(PageError, match="no such key"):
+        change(guide, "papers: [someone2020thing]", "papers: [nobody2020nothing]")
+        read_site(root)
+
+
 def test_papers_read_as_people_write_them(root):
     paper = load(root / "docs/references.bib")["someone2020thing"]
     assert (paper.short, paper.title, paper.link) == ("Someone and Else 2020", "A Thing", "https://arxiv.org/abs/2001.00001")

@@ -95,11 +95,22 @@ def family_cell(family: str, root: Path = ROOT) -> Path:
     return root / "snippets" / family.replace("-", "_") / "compared.py"
 
 
+def guide_pages(root: Path = ROOT) -> list[Path]:
+    """The pages across entries."""
+    return sorted((root / "docs" / "guides").glob("*.md"))
+
+
+def guide_cell(page: Path, root: Path = ROOT) -> Path:
+    """The snippet that a guide shows live; it need not be there."""
+    return root / "snippets" / "guides" / f"{page.stem.replace('-', '_')}.py"
+
+
 def cells(root: Path = ROOT) -> dict[str, Path]:
     """Every live cell: the path of its page on the site, and its snippet."""
     found = {entry.name: entry.snippet for entry in entries(root) if entry.snippet.exists()}
     families = {entry.family for entry in entries(root)}
-    return found | {f: family_cell(f, root) for f in sorted(families) if family_cell(f, root).exists()}
+    found |= {f: family_cell(f, root) for f in sorted(families) if family_cell(f, root).exists()}
+    return found | {f"guides/{p.stem}": guide_cell(p, root) for p in guide_pages(root) if guide_cell(p, root).exists()}
 
 
 def entries(root: Path = ROOT) -> list[Entry]:

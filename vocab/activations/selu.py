@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from vocab.activations.elu import elu
 from vocab.check import expect
 
-__all__ = ["SELU", "lecun_normal_", "selu"]
+__all__ = ["SELU", "selu"]
 
 ALPHA = 1.6732632423543772
 SCALE = 1.0507009873554805
@@ -33,30 +33,6 @@ def selu(x: Tensor) -> Tensor:
     expect("x", x, "...")
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
     return (SCALE * elu(wide, ALPHA)).to(x.dtype)
-
-
-@torch.no_grad()
-def lecun_normal_(weight: Tensor) -> Tensor:
-    """Fills a weight with normal numbers of variance 1 / fan_in, which SELU is made for.
-
-    Args:
-        weight: Of a linear layer or a convolution: output size first, the rest is what one output sums over.
-
-    Shapes:
-        weight ``(out, in, ...)`` -> the same tensor.
-
-    Raises:
-        ValueError: If ``weight`` has fewer than two dimensions.
-
-    Examples:
-        >>> weight = lecun_normal_(torch.empty(1000, 400))
-        >>> print(f"{weight.std():.2f}")
-        0.05
-    """
-    expect("weight", weight, "...")
-    if weight.ndim < 2:
-        raise ValueError(f"weight has shape {tuple(weight.shape)}; expected (out, in, ...)")
-    return weight.normal_(0, weight[0].numel() ** -0.5)
 
 
 class SELU(nn.Module):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from vocab.check import expect
 from vocab.state_space.hippo import hippo_legs
 
-__all__ = ["StateSpaceLayer", "discretize", "ssm_kernel"]
+__all__ = ["StateSpaceLayer", "discretize", "fft_convolve", "ssm_kernel"]
 
 # B batch, T time, D channels, N numbers of state per channel
 
@@ -89,10 +89,7 @@ class StateSpaceLayer(nn.Module):
         Ad_DNN, Bd_DN = discretize(self.A, self.B, self.log_dt.exp(), self.discretization)
         if self.mode == "convolution":
             time = x.shape[1]
-            kernel_DT = ssm_kernel(Ad_DNN, Bd_DN, self.C, time)
-            # An FFT of length T would let the end of the sequence run into its beginning.
-            spectrum = torch.fft.rfft(x, 2 * time, dim=1) * torch.fft.rfft(kernel_DT.T, 2 * time, dim=0)
-            return torch.fft.irfft(spectrum, 2 * time, dim=1)[:, :time] + self.D * x
+            return fft_convolve(x, ssm_kernel(Ad_DNN, Bd_DN, self.C, time)) + self.D * x
         state, outputs = self._start(x), []
         for x_BD in x.unbind(1):
             y, state = self._advance(x_BD, state, Ad_DNN, Bd_DN)
@@ -156,6 +153,32 @@ def discretize(A: Tensor, B: Tensor, dt: Tensor, method: str = "zoh") -> tuple[T
     else:
         both = torch.linalg.solve(torch.eye(N + 1).to(rate) - rate / 2, torch.eye(N + 1).to(rate) + rate / 2)
     return both[..., :N, :N], both[..., :N, N]
+
+
+def fft_convolve(x: Tensor, kernel: Tensor) -> Tensor:
+    """Causal convolution with a kernel as long as the sequence: ``y[t]`` is the sum of ``kernel[j] * x[t - j]``.
+
+    Args:
+        x: ``(B, T, D)``.
+        kernel: ``(D, T)``, one for each channel.
+
+    Returns:
+        ``(B, T, D)``.
+
+    Raises:
+        ValueError: If a shape does not fit.
+
+    Examples:
+        >>> x = torch.tensor([1.0, 0.0, 2.0]).view(1, 3, 1)
+        >>> fft_convolve(x, torch.tensor([[1.0, 0.5, 0.25]])).flatten().round(decimals=4)
+        tensor([1.0000, 0.5000, 2.2500])
+    """
+    expect("x", x, "batch time d_model")
+    time = x.shape[1]
+    expect("kernel", kernel, "d_model time", d_model=x.shape[2], time=time)
+    # An FFT of length T would let the end of the sequence run into its beginning.
+    spectrum = torch.fft.rfft(x, 2 * time, dim=1) * torch.fft.rfft(kernel.T, 2 * time, dim=0)
+    return torch.fft.irfft(spectrum, 2 * time, dim=1)[:, :time]
 
 
 def ssm_kernel(Ad: Tensor, Bd: Tensor, C: Tensor, L: int) -> Tensor:

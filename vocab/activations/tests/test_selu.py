@@ -8,7 +8,8 @@ from torch.nn import functional as F
 
 from snippets.activations import network
 from snippets.activations import selu as numpy_variant
-from vocab.activations.selu import SELU, lecun_normal_, selu
+from vocab.activations.selu import SELU, selu
+from vocab.initialization.lecun import lecun_normal_
 from vocab.activations.tests.measure import GRID, expectation, same
 
 
@@ -82,23 +83,6 @@ def test_alpha_dropout_keeps_mean_and_variance_and_plain_dropout_does_not():
     assert kept.min().item() < -1.7
 
 
-@pytest.mark.oracle("torch.nn.init")
-def test_lecun_normal_is_kaiming_normal_of_a_linear_function():
-    for shape, fan_in in (((300, 500), 500), ((64, 32, 5, 5), 800)):
-        torch.manual_seed(3)
-        ours = lecun_normal_(torch.empty(shape))
-        torch.manual_seed(3)
-        torch.testing.assert_close(ours, nn.init.kaiming_normal_(torch.empty(shape), nonlinearity="linear"))
-        assert ours.std().item() == pytest.approx(fan_in**-0.5, rel=0.02)
-
-
-def test_lecun_normal_fills_a_parameter_in_place_without_a_gradient():
-    layer = nn.Linear(4, 3)
-    old = layer.weight.detach().clone()
-    assert lecun_normal_(layer.weight) is layer.weight
-    assert layer.weight.requires_grad and layer.weight.is_leaf and not torch.equal(old, layer.weight)
-
-
 def test_pytorchs_gain_for_selu_is_not_the_one_of_the_fixed_point():
     assert nn.init.calculate_gain("selu") == 0.75 and nn.init.calculate_gain("linear") == 1
 
@@ -112,10 +96,6 @@ def test_half_precision_is_rounded_once(dtype):
 def test_bad_input_is_named():
     with pytest.raises(TypeError, match="x has dtype torch.int64"):
         selu(torch.ones(3, dtype=torch.int64))
-    with pytest.raises(TypeError, match="weight has dtype torch.int64"):
-        lecun_normal_(torch.ones(3, 3, dtype=torch.int64))
-    with pytest.raises(ValueError, match=r"weight has shape \(3,\); expected \(out, in, \.\.\.\)"):
-        lecun_normal_(torch.ones(3))
 
 
 def test_numpy_variant_agrees(agree):

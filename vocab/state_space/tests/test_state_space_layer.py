@@ -9,7 +9,7 @@ from snippets.state_space.state_space_layer import kernel as numpy_kernel
 from snippets.state_space.state_space_layer import run as numpy_run
 from vocab.state_space.hippo import hippo_legs
 from vocab.state_space.mamba import Mamba
-from vocab.state_space.state_space_layer import StateSpaceLayer, discretize, ssm_kernel
+from vocab.state_space.state_space_layer import StateSpaceLayer, discretize, fft_convolve, ssm_kernel
 
 D = torch.float64
 
@@ -236,3 +236,16 @@ def test_wrong_shapes_name_the_expected_ones():
         ssm_kernel(A[:3], B, B, 2)
     with pytest.raises(ValueError, match=r"B has shape \(4, 4\); expected \(d_state\)"):
         discretize(A, A, torch.ones(()))
+
+
+@pytest.mark.oracle("numpy.convolve")
+def test_fft_convolution_equals_numpys_and_checks_its_arguments():
+    x, kernel = torch.randn(2, 9, 3, dtype=torch.float64), torch.randn(3, 9, dtype=torch.float64)
+    y = fft_convolve(x, kernel)
+    for b in range(2):
+        for d in range(3):
+            np.testing.assert_allclose(y[b, :, d], np.convolve(x[b, :, d], kernel[d])[:9], atol=1e-12)
+    with pytest.raises(ValueError, match=r"kernel has shape \(3, 8\); expected \(d_model=3, time=9\)"):
+        fft_convolve(x, kernel[:, 1:])
+    with pytest.raises(ValueError, match=r"x has shape \(9, 3\); expected \(batch, time, d_model\)"):
+        fft_convolve(x[0], kernel)
