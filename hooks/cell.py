@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import hashlib
 import json
 import re
@@ -35,14 +36,22 @@ def sources(snippet: Path, root: Path) -> list[Path]:
     todo = [snippet]
     while todo:
         path = todo.pop()
-        if path in found or not path.exists():
-            continue
-        found[path] = None
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "snippets":
-                base = root / node.module.replace(".", "/")
-                todo += [base.with_suffix(".py"), *(base / f"{alias.name}.py" for alias in node.names)]
+        if path not in found and path.exists():
+            found[path] = None
+            todo += imported(path, root, path.stat().st_mtime_ns)
     return list(found)
+
+
+@functools.lru_cache(maxsize=None)
+def imported(path: Path, root: Path, changed: int) -> list[Path]:
+    """Where the snippets modules would be that a file names in its imports; ``changed`` is when the file did."""
+    del changed
+    files = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "snippets":
+            base = root / node.module.replace(".", "/")
+            files += [base.with_suffix(".py"), *(base / f"{alias.name}.py" for alias in node.names)]
+    return files
 
 
 def render(snippets: Iterable[Path], root: Path, node: Renderer, cache: Path) -> dict[Path, dict]:

@@ -111,7 +111,15 @@ def on_page_content(content, page, config, files):
     content = content.replace(' class="doc-section-item field-body"', "")
     for part in ('class="doc doc-object doc-module"', 'class="doc doc-heading"'):  # each heading begins a section of the index
         content = content.replace(part, part + " data-search-exclude")
+    if unnamed := unnamed_columns(content):
+        raise PluginError(f"\n{page.file.src_path}: a table has a column whose head is {unnamed[0]}; a screen reader needs a word there")
     return re.sub(r"<table>(.*?)</table>", scrollable, content, flags=re.S)
+
+
+def unnamed_columns(content: str) -> list[str]:
+    """The heads of tables that hold no word outside a formula."""
+    bare = lambda cell: re.sub(r"<[^>]*>", "", re.sub(r"<math\b.*?</math>", "", cell, flags=re.S)).strip()  # noqa: E731
+    return [found.group() for found in re.finditer(r"<th\b[^>]*>(.*?)</th>", content, re.S) if not bare(found.group(1))]
 
 
 def scrollable(found: re.Match) -> str:

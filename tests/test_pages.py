@@ -270,6 +270,12 @@ def test_a_guide_shows_its_live_cell_where_it_says_and_is_on_the_first_page(root
         read_site(root)
 
 
+def test_columns_without_a_word_are_found():
+    math = "<math><mi>x</mi></math>"
+    content = f"<table><tr><th>name</th><th>{math}</th><th><code>n</code></th><th scope='col'> </th><th>at {math}</th></tr></table>"
+    assert mkdocs_hooks.unnamed_columns(content) == [f"<th>{math}</th>", "<th scope='col'> </th>"]
+
+
 def test_papers_read_as_people_write_them(root):
     paper = load(root / "docs/references.bib")["someone2020thing"]
     assert (paper.short, paper.title, paper.link) == ("Someone and Else 2020", "A Thing", "https://arxiv.org/abs/2001.00001")

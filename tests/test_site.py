@@ -59,7 +59,7 @@ def test_links_and_anchors_lead_somewhere(site, pages):
     broken = []
     for path, page in pages.items():
         for link in page.links:
-            if link.startswith(("https://", "mailto:", "#__")):
+            if link.startswith(("https://", "http://", "mailto:", "#__")):
                 continue
             where = target(site, path, link)
             anchor = urldefrag(link).fragment

@@ -33,7 +33,7 @@ def train(seen, V, dim, negatives, rate, steps=500, batch=32):
     u, v, losses = rng.uniform(-0.5, 0.5, (V, dim)) / dim, np.zeros((V, dim)), []
     noise = np.bincount(seen[:, 1], minlength=V) ** 0.75  # rare words oftener than they occur
     drawn = seen[rng.integers(len(seen), size=(steps, batch))]
-    false = rng.choice(V, size=(steps, batch, negatives), p=noise / noise.sum())
+    false = rng.choice(V, size=(steps, batch, negatives), p=noise / noise.sum()).astype(np.intp)  # 32 bits in the browser, as bincount wants
     for pair, wrong in zip(drawn, false):
         loss, d_u, d_v = gradients(u, v, pair[:, 0], pair[:, 1], wrong)
         asked = [np.bincount(ids, minlength=V)[:, None] for ids in (pair[:, 0], np.append(wrong, pair[:, 1]))]

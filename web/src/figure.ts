@@ -104,7 +104,7 @@ function references(levels: Record<string, number>, marks: Record<string, number
     ...Object.entries(marks).map(([name, x]) => ({ xAxis: x, name, label: { position: "insideEndTop", rotate: 90 } })),
   ];
   if (!data.length) return undefined;
-  return { silent: true, symbol: "none", animation: false, lineStyle: { color: INK, type: [2, 3], width: 1, opacity: 0.7 }, data,
+  return { silent: true, symbol: "none", animation: false, precision: 12, lineStyle: { color: INK, type: [2, 3], width: 1, opacity: 0.7 }, data,
     label: { ...FONT, fontSize: 11, formatter: "{b}" } };
 }
 

@@ -156,4 +156,4 @@ def test_numpy_variant_agrees(agree, mup):
         expected.append(loss.item())
         loss.backward()
         optimizer.step()
-    agree(losses, torch.tensor(expected))
+    agree(losses, torch.tensor(expected, dtype=D))
