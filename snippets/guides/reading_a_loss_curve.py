@@ -69,7 +69,7 @@ def plateau(much):
     (x, y), held = moons(400, rng), moons(200, rng)
     runs = {name: train(start(16, scale), batches(x, y, 64, steps), held, sgd_step, [0.25] * steps)
             for name, scale in (("as it is", 10.0 ** -(2.5 * much)), ("mended", 1.0))}
-    return runs, 0, 2, ("The first layer's weights start " + f"{10 ** (2.5 * much):,.0f} times too small: the curve waits near log 2 = 0.69, where the network guesses. "
+    return runs, 1, 2, ("All weights start " + f"{10 ** (2.5 * much):,.0f} times too small: the curve waits near log 2 = 0.69, where the network guesses. "
                         "The gradient's norm is small from the start and grows while the loss still stands still: it is about to leave. Units that began alike stay alike, so it ends higher too. Mended: weights of the usual size.")
 
 
