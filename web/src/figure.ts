@@ -233,6 +233,9 @@ function bars(fig: Bars, width: number): Chart {
   const long = Math.max(...fig.names.map((n) => n.length)) * 6.2 > room;
   const values = plain && fig.names.length <= 12;
   const reach = Math.max(...Object.values(fig.levels), 0);
+  // On a logarithmic axis bars would start at 1, and hang down from there where values are smaller.
+  const least = fig.log_y ? Math.min(...Object.values(fig.series).flat().filter((v): v is number => v !== null && v > 0)) : 0;
+  const floor = fig.log_y ? fig.range_y?.[0] ?? 10 ** Math.floor(Math.log10(Number.isFinite(least) ? least * 0.999 : 1)) : undefined;
   return {
     height: long ? 270 : 240,
     key: plain ? undefined : series.map((n, i) => [n, SERIES[i % SERIES.length]]),
@@ -240,7 +243,7 @@ function bars(fig: Bars, width: number): Chart {
       grid: { ...GRID, top: values ? 42 : 30, bottom: (fig.x ? 42 : 26) + (long ? 34 : 0) },
       xAxis: xAxis(fig.x, { type: "category", data: fig.names, nameGap: long ? 58 : 26, axisTick: { show: false },
         axisLabel: { ...FONT, fontSize: 11, interval: fig.names.length > 16 ? "auto" : 0, rotate: long ? 35 : 0, width: long ? 90 : room, overflow: "truncate" } }),
-      yAxis: yAxis(fig.y, { ...valueAxis(fig.log_y, fig.range_y), scale: fig.log_y, nameGap: values ? 22 : 12,
+      yAxis: yAxis(fig.y, { ...valueAxis(fig.log_y, fig.range_y), scale: fig.log_y, startValue: floor, ...(fig.log_y ? { min: floor } : {}), nameGap: values ? 22 : 12,
         max: fig.range_y?.[1] ?? (reach ? (v: { max: number }) => (v.max >= reach ? undefined : Number((reach * 1.08).toPrecision(3))) : undefined) }),
       series: series.map((name, i) => ({
         type: "bar", name, data: fig.series[name], stack: fig.stacked ? "all" : undefined, barMaxWidth: 46, emphasis: { disabled: true },
