@@ -74,6 +74,7 @@ def render(snippets: Iterable[Path], root: Path, node: Renderer, cache: Path) ->
 
 def _digest(snippet: Path, root: Path, node: Renderer) -> str:
     digest = hashlib.sha256(node.script.read_bytes())
+    digest.update(f"{snippet.parent.name}/{snippet.name}".encode())  # modules that import each other have the same sources
     for path in sorted([*sources(snippet, root), root / "snippets" / "runner.py"]):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:24]

@@ -6,8 +6,6 @@ from typing import Callable, NamedTuple
 import numpy as np
 
 from snippets.live import line, scatter
-from snippets.optimizers.adamw import adamw_step
-from snippets.optimizers.sgd import sgd_step
 
 NAMES = ("bowl", "turned bowl", "noisy bowl", "Rosenbrock", "Beale", "saddle")
 
@@ -91,6 +89,9 @@ def best_rate(step, ground, steps=60):
 @lru_cache(maxsize=64)
 def rivals(ground, steps=60):
     """Paths of SGD and AdamW, each with the best of RATES for this surface and number of steps."""
+    from snippets.optimizers.adamw import adamw_step  # here, as the demos of these two import this file
+    from snippets.optimizers.sgd import sgd_step
+
     found = {}
     for name, step in (("SGD", sgd_step), ("AdamW", adamw_step)):
         lr = best_rate(step, ground, steps)
@@ -98,13 +99,13 @@ def rivals(ground, steps=60):
     return found
 
 
-def race(paths, ground, caption=""):
+def race(paths, ground, caption="", beside=True):
     """Figures of ``{name: path}`` beside SGD and AdamW: the paths over the surface, and the loss at each step.
 
-    SGD and AdamW have the best of ten rates for this surface; a name that is already in ``paths`` is not added again.
+    SGD and AdamW have the best of ten rates for this surface; a name that is already in ``paths`` is not added again, nor any without ``beside``.
     """
     steps = len(next(iter(paths.values()))) - 1
-    others = {name: found for name, found in rivals(ground, steps).items() if name not in paths}
+    others = {name: found for name, found in rivals(ground, steps).items() if name not in paths} if beside else {}
     every = {**paths, **{name: path for name, (_, path) in others.items()}}
     (x0, x1), (y0, y1) = ground.box
     grid = np.stack(np.meshgrid(np.linspace(x0, x1, 40), np.linspace(y0, y1, 32)), -1)

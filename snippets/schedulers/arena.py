@@ -3,25 +3,34 @@
 import numpy as np
 
 from snippets.live import line
-from snippets.schedulers.cosine_annealing import cosine_annealing
 
 CURVATURES = np.geomspace(0.005, 1.0, 8)
+
+
+def spread(square, lr, noise=1.0, curvatures=CURVATURES):
+    """The mean of w^2 after one more step of SGD: (1 - lr h)^2 of it stays, and lr^2 noise^2 is added."""
+    return (1 - lr * curvatures) ** 2 * square + lr**2 * noise**2
 
 
 def expected_loss(rates, noise=1.0, curvatures=CURVATURES, start=3.0):
     """Expected loss before each step of SGD and after the last, on sum(h w^2) / 2, each weight's gradient with noise of this deviation.
 
-    The mean of w^2 obeys a recursion of its own: (1 - lr h)^2 of it stays, and lr^2 noise^2 is added. So nothing is drawn at random.
+    Rates (steps) or, for many schedules at once, (schedules, steps).
+
+    The mean of w^2 obeys a recursion of its own, so nothing is drawn at random.
     """
-    square, losses = np.full(len(curvatures), start**2), []
-    for lr in rates:
-        losses.append((curvatures * square).sum() / 2)
-        square = (1 - lr * curvatures) ** 2 * square + lr**2 * noise**2
-    return np.array([*losses, (curvatures * square).sum() / 2])
+    rates = np.asarray(rates, float)
+    square, losses = np.full((*rates.shape[:-1], len(curvatures)), start**2), []
+    for lr in np.moveaxis(rates, -1, 0)[..., None]:
+        losses.append(square @ curvatures / 2)
+        square = spread(square, lr, noise, curvatures)
+    return np.stack([*losses, square @ curvatures / 2], -1)
 
 
 def beside(schedules, noise=1.0, caption=""):
     """Figures of ``{name: rates of all steps}`` beside a constant rate and a cosine with the same highest rate: the rates, and the expected loss."""
+    from snippets.schedulers.cosine_annealing import cosine_annealing  # here, because the cosine's own demo imports this file
+
     rates = np.asarray(next(iter(schedules.values())), float)
     steps, peak = len(rates), float(rates.max())
     usual = {"constant": np.full(steps, peak), "cosine": cosine_annealing(np.arange(steps), steps, peak)}

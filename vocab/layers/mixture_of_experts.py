@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vocab.check import expect
+from vocab.losses.z_loss import z_loss
 
 __all__ = ["MixtureOfExperts", "router_logits", "run_experts"]
 
@@ -127,7 +128,7 @@ class MixtureOfExperts(nn.Module):
         balance = len(share_E) * (share_E * logits_NE.softmax(-1).mean(0)).sum()
         return y_ND.view_as(x), {
             "load_balancing_loss": balance if self.balance == "loss" else balance.detach(),
-            "z_loss": logits_NE.logsumexp(-1).square().mean(),
+            "z_loss": z_loss(logits_NE, 1.0),
             "load": share_E,
             "dropped": (~kept_P).sum(),
         }

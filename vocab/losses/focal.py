@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vocab.check import expect
+from vocab.losses.cross_entropy import check_reduction, reduced, same_shape, widen
 
 __all__ = ["FocalLoss", "prior_bias"]
 
@@ -22,7 +23,8 @@ class FocalLoss(nn.Module):
     With the probability ``p_t`` that the model gives to the truth, an element costs
     ``-alpha_t * (1 - p_t)**gamma * log(p_t)``. ``gamma = 0`` leaves weighted cross-entropy.
 
-    A target between 0 and 1 counts as that share of a positive and the rest of a negative example.
+    A target between 0 and 1 counts as that share of a positive and the rest of a negative example. Logits of 16 bits are widened
+    to 32, and the loss stays there. The mean over no element is 0.
 
     Args:
         alpha: Weight of positive elements; negative ones get ``1 - alpha``. ``None`` weighs both with 1.
@@ -47,21 +49,17 @@ class FocalLoss(nn.Module):
             raise ValueError(f"alpha={alpha} is not between 0 and 1")
         if not gamma >= 0:
             raise ValueError(f"gamma={gamma} is not 0 or more")
-        if reduction not in ("mean", "sum", "none"):
-            raise ValueError(f"reduction={reduction!r} is not 'mean', 'sum' or 'none'")
+        check_reduction(reduction)
         self.alpha, self.gamma, self.reduction = alpha, gamma, reduction
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         expect("logits", logits, "...")
         expect("target", target, "...")
-        if target.shape != logits.shape:
-            # Broadcasting (N, 1) against (N,) would silently compare every element with every target.
-            raise ValueError(f"target has shape {tuple(target.shape)}; expected that of logits, {tuple(logits.shape)}")
+        same_shape("target", target, "logits", logits)
+        logits, target = widen(logits), widen(target)
         positive, negative = (1.0, 1.0) if self.alpha is None else (self.alpha, 1 - self.alpha)
         loss = positive * target * self._fading(logits) + negative * (1 - target) * self._fading(-logits)
-        if self.reduction == "none":
-            return loss
-        return loss.mean() if self.reduction == "mean" else loss.sum()
+        return reduced(loss, self.reduction)
 
     def _fading(self, x: Tensor) -> Tensor:
         """Cross-entropy of an element whose truth has the logit ``x``, times ``(1 - p_t)**gamma``.

@@ -11,7 +11,7 @@ from torch.optim.optimizer import ParamsT
 
 from vocab.optimize import Descent, State, Tensors, each
 
-__all__ = ["LAMB"]
+__all__ = ["LAMB", "trust_ratio"]
 
 
 class LAMB(Descent):
@@ -78,9 +78,24 @@ class LAMB(Descent):
         if group["exclude_1d"] and ndim <= 1:
             return w.add_(direction, alpha=-group["lr"])
         direction = direction + group["weight_decay"] * w
-        weight, update = torch.linalg.vector_norm(w), torch.linalg.vector_norm(direction)
-        # 1 where either is zero, as weights that start at zero could never leave it.
-        ratio = torch.where((weight > 0) & (update > 0), weight / update, torch.ones_like(weight))
+        ratio = trust_ratio(torch.linalg.vector_norm(w), torch.linalg.vector_norm(direction))
         if group["max_trust_ratio"] is not None:
             ratio = ratio.clamp(max=group["max_trust_ratio"])
         return w.sub_(group["lr"] * ratio * direction)
+
+
+def trust_ratio(weight: Tensor, update: Tensor) -> Tensor:
+    """What an update is multiplied by to become as long as the weights.
+
+    Args:
+        weight: Norm of the weights.
+        update: Norm of the update.
+
+    Returns:
+        ``weight / update``; 1 where either is zero, as weights that start at zero could never leave it.
+
+    Examples:
+        >>> trust_ratio(torch.tensor([6.0, 0.0]), torch.tensor([3.0, 5.0]))
+        tensor([2., 1.])
+    """
+    return torch.where((weight > 0) & (update > 0), weight / update, torch.ones_like(weight))

@@ -6,11 +6,12 @@ the two-phase form with half cosines is fastai's and the default of torch.optim.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
+
+from vocab.schedulers.cosine_annealing import half_cosine
 
 __all__ = ["OneCycleLR"]
 
@@ -112,7 +113,7 @@ class OneCycleLR(LRScheduler):
         phase = next(i for i, corner in enumerate(self.corners[1:]) if step <= corner)
         done = (step - self.corners[phase]) / (self.corners[phase + 1] - self.corners[phase])
         if self.anneal_strategy == "cos":
-            done = (1 - math.cos(math.pi * done)) / 2
+            done = 1 - half_cosine(done)
         if self.cycle_momentum:
             # Set here because every way of stepping a scheduler, SequentialLR's too, comes by here.
             momentum = self._between(self.momenta, phase, done)

@@ -165,6 +165,19 @@ def test_shapes_are_not_broadcast():
         FocalLoss()(torch.zeros(4), torch.zeros(4, 1))
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_sum_of_16_bit_losses_does_not_overflow(dtype):
+    x = torch.full((10,), -1e4, dtype=dtype, requires_grad=True)
+    value = FocalLoss(None, 2.0, "sum")(x, torch.ones(10, dtype=dtype))
+    value.backward()
+    assert value.dtype == torch.float32 and value.item() == pytest.approx(1e5, rel=2e-3)
+    assert torch.equal(x.grad, torch.full((10,), -1.0, dtype=dtype))
+
+
+def test_the_mean_over_nothing_is_zero():
+    assert FocalLoss()(torch.zeros(0, 3), torch.zeros(0, 3)).item() == 0
+
+
 @pytest.mark.parametrize(("alpha", "gamma"), [(0.25, 2.0), (0.7, 0.5), (0.5, 0.0)])
 def test_numpy_variant_agrees(agree, alpha, gamma):
     x = LOGITS.clone().requires_grad_()

@@ -1,0 +1,1 @@
+"""Keeping a model from fitting what it should not, in NumPy."""
