@@ -262,8 +262,10 @@ def abbreviations(here: str, text: str, site: Site) -> str:
         if page.entry.name == here:
             continue
         for alias in page.matter.aliases:
+            if alias not in text:  # of nearly all, so this comes first
+                continue
             everywhere = sum(c.isupper() for c in alias) >= 2
-            if (everywhere or page.entry.family == family) and alias in text and re.search(rf"(?<!\w){re.escape(alias)}(?!\w)", text):
+            if (everywhere or page.entry.family == family) and re.search(rf"(?<!\w){re.escape(alias)}(?!\w)", text):
                 lines.append(f"*[{alias}]: {page.matter.title}: {page.plain_definition}")
     return "\n\n" + "\n".join(lines) + "\n" if lines else "\n"
 

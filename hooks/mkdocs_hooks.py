@@ -24,7 +24,7 @@ from hooks.cell import Assets, render  # noqa: E402
 from hooks.font import cut_font  # noqa: E402
 from hooks.matter import PageError  # noqa: E402
 from hooks.node import Renderer  # noqa: E402
-from hooks.site import Site, read_site  # noqa: E402
+from hooks.site import Site, plain, read_site  # noqa: E402
 from vocab.entries import cells  # noqa: E402
 
 gc.set_threshold(200_000)  # pages are many small objects that live to the end: looking for garbage took an eighth of the time
@@ -70,6 +70,7 @@ def on_page_markdown(markdown, page, config, files):
     del markdown, config, files
     path = page.file.src_uri
     name = path.removesuffix(".md")
+    page.meta["search"] = {"exclude": True}  # fill_search writes what is to be found
     try:
         if name in site.pages:
             page.meta["description"] = site.pages[name].plain_definition
@@ -165,15 +166,21 @@ def on_post_build(config):
         shutil.copyfile(file, target)
     for paper in site.papers.values():
         (Path(config.site_dir) / "papers" / f"{paper.key}.bib").write_text(paper.bibtex + "\n", encoding="utf-8")
-    trim_search(Path(config.site_dir) / "search" / "search_index.json")
+    fill_search(Path(config.site_dir) / "search" / "search_index.json")
 
 
-def trim_search(path: Path) -> None:
-    """Keeps title, definition and other names of each page in the search index, which every first view loads whole.
+def fill_search(path: Path) -> None:
+    """Writes title, definition and other names of each page into the search index, which every first view loads whole.
 
-    With all sections it would be four times as large: more than a first view may be.
+    With all sections it would be four times as large: more than a first view may be. The theme's plugin, which would parse every page to find them,
+    is told to pass over all (``on_page_markdown``) and leaves an index without pages.
     """
     index = json.loads(path.read_text(encoding="utf-8"))
-    pages = [doc for doc in index["docs"] if "#" not in doc["location"]]
-    index["docs"] = [{**doc, "text": re.sub(r"<ul>.*?</ul>", "", doc["text"], count=1, flags=re.S)} for doc in pages]
+    found = [("", site.home.title, plain(site.home_prose))]
+    found += [(f"{f.slug}/", f.matter.title, plain(f.matter.question)) for f in site.families.values()]
+    found += [(f"{g.name}/", g.matter.title, plain(g.matter.question)) for g in site.guides.values()]
+    for name, page in site.pages.items():
+        also = f"Also called {', '.join(page.matter.aliases)}." if page.matter.aliases else ""
+        found.append((f"{name}/", page.matter.title, f"{page.plain_definition} {also}".strip()))
+    index["docs"] = [{"location": where, "title": html.escape(title), "text": f"<p>{html.escape(text)}</p>"} for where, title, text in found]
     path.write_text(json.dumps(index, separators=(",", ":"), ensure_ascii=False), encoding="utf-8")
