@@ -74,7 +74,7 @@ def split(path: Path) -> tuple[dict, str]:
     if not found:
         raise PageError(f"{path}: no front matter; a page begins with a line ---, keys, and a line ---")
     try:
-        matter = yaml.safe_load(found.group(1))
+        matter = yaml.load(found.group(1), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except yaml.YAMLError as error:
         raise PageError(f"{path}: the front matter is not YAML: {error}") from None
     if not isinstance(matter, dict):

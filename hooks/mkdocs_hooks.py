@@ -40,6 +40,9 @@ node: Renderer
 assets: Assets
 made: dict[Path, dict]  # the drawn demos
 _formulas: dict[tuple[str, bool], str] = {}
+_cells: dict[str, str] = {}  # of each page, its live cell while Markdown works on the rest
+CELL = re.compile(r'<section class="live".*?</section>', re.S)
+HERE = '<div class="live-here"></div>'
 
 
 def on_config(config):
@@ -68,30 +71,39 @@ def on_config(config):
 
 def on_page_markdown(markdown, page, config, files):
     del markdown, config, files
-    path = page.file.src_uri
-    name = path.removesuffix(".md")
     page.meta["search"] = {"exclude": True}  # fill_search writes what is to be found
     try:
-        if name in site.pages:
-            page.meta["description"] = site.pages[name].plain_definition
-            page.meta.pop("status", None)  # Material would mark it in the navigation
-            return compose.compose(site.pages[name], site, made, assets)
-        if name in site.guides:
-            page.meta["description"] = site.guides[name].matter.question
-            return compose.compose_guide(site.guides[name], site, made, assets)
-        if name.endswith("/index"):
-            return compose.compose_family(site.families[name.removesuffix("/index")], site, made, assets)
-        return {
-            "index": lambda: compose.compose_home(site, made, assets),
-            "entries": lambda: compose.compose_entries(site),
-            "papers": lambda: compose.compose_papers(site),
-        }[name]()
+        text = _composed(page, page.file.src_uri.removesuffix(".md"))
     except PageError as error:
         raise PluginError(f"\n{error}") from None
+    # Most of a page is its drawn cell, which Markdown would parse tag by tag to leave it as it is.
+    if found := CELL.search(text):
+        _cells[page.file.src_uri] = found.group()
+        text = text.replace(found.group(), HERE)
+    return text
+
+
+def _composed(page, name: str) -> str:
+    """The Markdown of a page; sets what its head says of it."""
+    if name in site.pages:
+        page.meta["description"] = site.pages[name].plain_definition
+        page.meta.pop("status", None)  # Material would mark it in the navigation
+        return compose.compose(site.pages[name], site, made, assets)
+    if name in site.guides:
+        page.meta["description"] = site.guides[name].matter.question
+        return compose.compose_guide(site.guides[name], site, made, assets)
+    if name.endswith("/index"):
+        return compose.compose_family(site.families[name.removesuffix("/index")], site, made, assets)
+    return {
+        "index": lambda: compose.compose_home(site, made, assets),
+        "entries": lambda: compose.compose_entries(site),
+        "papers": lambda: compose.compose_papers(site),
+    }[name]()
 
 
 def on_page_content(content, page, config, files):
     del config, files
+    content = content.replace(HERE, _cells.pop(page.file.src_uri, ""))
 
     def formula(found: re.Match) -> str:
         tex, display = html.unescape(found.group(2)).strip(), found.group(1) == "div"

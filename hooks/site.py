@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import yaml
@@ -29,7 +30,7 @@ class Page:
     def runs_here(self) -> bool:
         return self.entry.snippet.exists()
 
-    @property
+    @cached_property
     def has_kernel(self) -> bool:
         return bool(self.entry.kernels)
 

@@ -6,7 +6,7 @@ from torch.nn import Parameter
 
 from snippets.optimizers.adafactor import adafactor_step
 from vocab.optimizers.adafactor import Adafactor, rank_one
-from vocab.optimizers.tests.paths import assert_same_path, layers, numbers_per_weight, take
+from vocab.optimizers.tests.walks import assert_same_steps, layers, numbers_per_weight, take
 
 
 def example():
@@ -27,13 +27,13 @@ def example():
 def test_equals_another_library_for_100_steps(options):
     theirs_class = pytest.importorskip("transformers").Adafactor
     ours, theirs = layers((5, 4), (3, 2, 6), (7,)), layers((5, 4), (3, 2, 6), (7,))
-    assert_same_path(Adafactor(ours, **options), theirs_class(theirs, **options), ours, theirs, rtol=1e-9)
+    assert_same_steps(Adafactor(ours, **options), theirs_class(theirs, **options), ours, theirs, rtol=1e-9)
 
 
 @pytest.mark.oracle("torch.optim.Adafactor, whose lr caps the relative step")
 def test_equals_torch_in_its_configuration():
     ours, theirs = layers((5, 4), (6, 3), (7,)), layers((5, 4), (6, 3), (7,))
-    assert_same_path(Adafactor(ours), torch.optim.Adafactor(theirs, lr=1e-2, weight_decay=0.0), ours, theirs, steps=150, rtol=1e-9)
+    assert_same_steps(Adafactor(ours), torch.optim.Adafactor(theirs, lr=1e-2, weight_decay=0.0), ours, theirs, steps=150, rtol=1e-9)
 
 
 @pytest.mark.oracle("identity: squared gradients of rank one are kept without loss")

@@ -4,7 +4,7 @@ from torch.nn import Parameter
 
 from snippets.optimizers.adan import adan_step
 from vocab.optimizers.adan import Adan
-from vocab.optimizers.tests.paths import assert_same_path, layers, numbers_per_weight, take
+from vocab.optimizers.tests.walks import assert_same_steps, layers, numbers_per_weight, take
 
 
 def example():
@@ -25,7 +25,7 @@ def test_equals_another_library_for_100_steps(foreach):
         p.grad, q.grad = torch.zeros_like(p), torch.zeros_like(q)
     one.step()
     two.step()
-    assert_same_path(one, two, ours, theirs)
+    assert_same_steps(one, two, ours, theirs)
 
 
 @pytest.mark.oracle("the paper's algorithm, weight by weight in Python floats")
@@ -54,7 +54,7 @@ def test_without_the_difference_it_is_adam():
     """Erratum: the third beta belongs to a second moment, Adam's, and is no momentum."""
     ours, theirs = layers((5, 4), (6,)), layers((5, 4), (6,))
     one, two = Adan(ours, lr=0.02, betas=(0.9, 0.0, 0.97), weight_decay=0.0), torch.optim.Adam(theirs, lr=0.02, betas=(0.9, 0.97))
-    assert_same_path(one, two, ours, theirs)
+    assert_same_steps(one, two, ours, theirs)
 
 
 @pytest.mark.oracle("closed form: a constant gradient g moves a weight by lr·g/(|g| + eps)")

@@ -7,6 +7,7 @@ from torch.nn import Parameter
 
 from snippets.optimizers.lamb import lamb_step
 from vocab.optimizers.lamb import LAMB
+from vocab.optimizers.tests.walks import assert_same_steps, layers, take
 
 
 def example():
@@ -14,38 +15,18 @@ def example():
     return (lambda params: LAMB(params, lr=0.02)), ()
 
 
-def layers(*shapes, scale=1.0):
-    torch.manual_seed(3)
-    return [Parameter(scale * torch.randn(shape, dtype=torch.float64)) for shape in shapes]
-
-
-def step(optimizer, params, t):
-    """One step with a gradient that depends on the weights and on the time, so that a wrong state shows."""
-    torch.manual_seed(100 + t)
-    for p in params:
-        p.grad = (0.3 * p.detach() + torch.randn_like(p)) * (1 + t % 3)
-    optimizer.step()
-
-
-def assert_same_path(one, two, ours, theirs, rtol=1e-12):
-    for t in range(20):
-        step(one, ours, t)
-        step(two, theirs, t)
-        torch.testing.assert_close(ours, theirs, rtol=rtol, atol=1e-12)
-
-
 @pytest.mark.oracle("torch.optim.AdamW, where the trust ratio is held at 1")
 def test_with_the_ratio_limited_to_one_and_large_weights_it_is_adamw():
     ours, theirs = layers((5, 4), (3, 2, 6), scale=100.0), layers((5, 4), (3, 2, 6), scale=100.0)
     options = dict(lr=0.05, betas=(0.8, 0.95), eps=1e-3, weight_decay=0.001)
-    assert_same_path(LAMB(ours, max_trust_ratio=1.0, **options), torch.optim.AdamW(theirs, **options), ours, theirs)
+    assert_same_steps(LAMB(ours, max_trust_ratio=1.0, **options), torch.optim.AdamW(theirs, **options), ours, theirs)
 
 
 @pytest.mark.oracle("torch.optim.Adam, for biases and gains")
 def test_tensors_of_one_dimension_or_none_get_plain_adam():
     ours, theirs = layers((7,), ()), layers((7,), ())
     options = dict(lr=0.05, betas=(0.8, 0.95), eps=1e-3)
-    assert_same_path(LAMB(ours, weight_decay=0.5, **options), torch.optim.Adam(theirs, **options), ours, theirs)
+    assert_same_steps(LAMB(ours, weight_decay=0.5, **options), torch.optim.Adam(theirs, **options), ours, theirs)
 
 
 @pytest.mark.oracle("torch.optim.Adam's direction, rescaled by hand")
@@ -58,9 +39,9 @@ def test_is_adams_direction_plus_decay_at_the_length_of_the_weights(maximize):
     for t in range(15):
         before = w.detach().clone()
         twin.data.copy_(before)
-        step(adam, [twin], t)
+        take(adam, [twin], t)
         direction = before - twin.detach() + decay * before
-        step(ours, [w], t)
+        take(ours, [w], t)
         expected = before - lr * before.norm() / direction.norm() * direction
         torch.testing.assert_close(w.detach(), expected, rtol=1e-12, atol=1e-12)
 
@@ -73,7 +54,7 @@ def test_without_bias_correction_it_equals_another_library(decay):
     options = dict(lr=0.02, betas=(0.8, 0.95), eps=0.0, weight_decay=decay)
     one = LAMB(ours, bias_correction=False, exclude_1d=False, **options)
     two = Lamb(theirs, weight_decouple=False, adam_debias=True, foreach=False, **options)
-    assert_same_path(one, two, ours, theirs, rtol=1e-11)
+    assert_same_steps(one, two, ours, theirs, rtol=1e-11)
 
 
 def test_clamp_of_ten_in_a_library_bounds_the_weight_norm_and_no_gradient():
@@ -102,7 +83,7 @@ def test_every_layer_moves_by_lr_of_its_norm_and_neither_norm_is_clipped():
     optimizer = LAMB(params, lr=0.07, weight_decay=0.3)
     for t in range(6):
         before = [p.detach().clone() for p in params]
-        step(optimizer, params, t)
+        take(optimizer, params, t)
         for p, b in zip(params, before):
             assert (p - b).norm().item() == pytest.approx(0.07 * b.norm().item(), rel=1e-12)
 
@@ -152,8 +133,8 @@ def test_state_is_exactly_adams():
     """Erratum: statistics of layers need no memory."""
     ours, theirs = layers((5, 4), (6,)), layers((5, 4), (6,))
     one, two = LAMB(ours), torch.optim.Adam(theirs)
-    step(one, ours, 0)
-    step(two, theirs, 0)
+    take(one, ours, 0)
+    take(two, theirs, 0)
     for p, q in zip(ours, theirs):
         buffers = [sorted(tuple(x.shape) for x in o.state[w].values() if isinstance(x, torch.Tensor) and x.numel() > 1)
                    for o, w in ((one, p), (two, q))]
@@ -169,7 +150,7 @@ def test_published_learning_rates_follow_the_square_root_of_the_batch():
     assert rate[512] == pytest.approx(0.000625)
     (w,) = layers((4, 4))
     before = w.detach().clone()
-    step(LAMB([w], lr=0.256), [w], 0)
+    take(LAMB([w], lr=0.256), [w], 0)
     assert ((w - before).norm() / before.norm()).item() == pytest.approx(0.256)
 
 
@@ -204,7 +185,7 @@ def test_each_group_has_its_own_options():
     slow, fast = layers((3, 3), (3, 3))
     before = [slow.detach().clone(), fast.detach().clone()]
     optimizer = LAMB([{"params": [slow]}, {"params": [fast], "lr": 0.5, "weight_decay": 0.0}], lr=0.1)
-    step(optimizer, [slow, fast], 0)
+    take(optimizer, [slow, fast], 0)
     assert [((p - b).norm() / b.norm()).item() for p, b in zip((slow, fast), before)] == pytest.approx([0.1, 0.5])
     optimizer.add_param_group({"params": layers((2, 2))})
     assert [g["weight_decay"] for g in optimizer.param_groups] == [0.01, 0.0, 0.01]
@@ -270,7 +251,7 @@ def test_bad_options_are_named_in_every_group(options, message):
 
 def test_extreme_options_are_allowed():
     params = layers((2, 2))
-    step(LAMB(params, lr=0.0, betas=(0.0, 0.0), eps=0.0, weight_decay=0.0), params, 0)
+    take(LAMB(params, lr=0.0, betas=(0.0, 0.0), eps=0.0, weight_decay=0.0), params, 0)
     assert torch.equal(params[0], layers((2, 2))[0])
 
 

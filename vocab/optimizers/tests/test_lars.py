@@ -5,7 +5,7 @@ from torch.nn import Parameter
 
 from snippets.optimizers.lars import lars_step
 from vocab.optimizers.lars import LARS
-from vocab.optimizers.tests.paths import assert_same_path, layers, numbers_per_weight, take
+from vocab.optimizers.tests.walks import assert_same_steps, layers, numbers_per_weight, take
 
 
 def example():
@@ -20,7 +20,7 @@ def test_equals_another_library_for_100_steps(momentum, foreach):
     theirs_class = pytest.importorskip("pytorch_optimizer").LARS
     ours, theirs = layers((5, 4), (3, 2, 2), (6,)), layers((5, 4), (3, 2, 2), (6,))
     options = dict(lr=0.3, momentum=momentum, weight_decay=0.2, trust_coefficient=0.05)
-    assert_same_path(LARS(ours, eps=0.0, foreach=foreach, **options), theirs_class(theirs, **options), ours, theirs)
+    assert_same_steps(LARS(ours, eps=0.0, foreach=foreach, **options), theirs_class(theirs, **options), ours, theirs)
 
 
 @pytest.mark.oracle("pytorch_optimizer.LARS on a small convolutional network")
@@ -85,7 +85,7 @@ def test_decay_enters_ratio_gradient_and_velocity():
 
 def test_biases_and_gains_get_plain_momentum_unless_asked():
     ours, theirs = layers((7,), ()), layers((7,), ())
-    assert_same_path(LARS(ours, lr=0.05, weight_decay=0.5), torch.optim.SGD(theirs, lr=0.05, momentum=0.9), ours, theirs, steps=30)
+    assert_same_steps(LARS(ours, lr=0.05, weight_decay=0.5), torch.optim.SGD(theirs, lr=0.05, momentum=0.9), ours, theirs, steps=30)
     (w,) = layers((7,))
     before = w.detach().clone()
     w.grad = torch.ones_like(w)

@@ -7,7 +7,7 @@ from torch.nn import Parameter
 
 from snippets.optimizers.lion import lion_step
 from vocab.optimizers.lion import Lion
-from vocab.optimizers.tests.paths import assert_same_path, layers, numbers_per_weight, take
+from vocab.optimizers.tests.walks import assert_same_steps, layers, numbers_per_weight, take
 
 
 def example():
@@ -21,7 +21,7 @@ def test_equals_another_library_for_100_steps(foreach):
     theirs_class = pytest.importorskip("pytorch_optimizer").Lion
     ours, theirs = layers((5, 4), (3, 2, 2), (6,)), layers((5, 4), (3, 2, 2), (6,))
     options = dict(lr=0.01, betas=(0.8, 0.95), weight_decay=0.3)
-    assert_same_path(Lion(ours, foreach=foreach, **options), theirs_class(theirs, **options), ours, theirs)
+    assert_same_steps(Lion(ours, foreach=foreach, **options), theirs_class(theirs, **options), ours, theirs)
 
 
 @pytest.mark.oracle("the paper's formulas, weight by weight in Python floats")

@@ -7,7 +7,7 @@ from torch.nn import Parameter
 from snippets.optimizers.lookahead import lookahead
 from snippets.optimizers.sgd import sgd_step
 from vocab.optimizers.lookahead import Lookahead
-from vocab.optimizers.tests.paths import assert_same_path, layers, take
+from vocab.optimizers.tests.walks import assert_same_steps, layers, take
 
 # No example(): the constructor takes an optimizer in place of parameters and a rate, which the contract of optimizers does not know.
 
@@ -18,19 +18,19 @@ def test_equals_another_library_for_100_steps():
     ours, theirs = layers((5, 4), (6,)), layers((5, 4), (6,))
     one = Lookahead(torch.optim.Adam(ours, lr=0.05), k=4, alpha=0.3)
     two = theirs_class(torch.optim.Adam(theirs, lr=0.05), k=4, alpha=0.3)
-    assert_same_path(one, two, ours, theirs)
+    assert_same_steps(one, two, ours, theirs)
 
 
 @pytest.mark.oracle("the base optimizer alone, with alpha = 1")
 def test_an_alpha_of_one_is_the_base_optimizer():
     ours, theirs = layers((5, 4)), layers((5, 4))
-    assert_same_path(Lookahead(torch.optim.Adam(ours, lr=0.05), k=3, alpha=1.0), torch.optim.Adam(theirs, lr=0.05), ours, theirs)
+    assert_same_steps(Lookahead(torch.optim.Adam(ours, lr=0.05), k=3, alpha=1.0), torch.optim.Adam(theirs, lr=0.05), ours, theirs)
 
 
 @pytest.mark.oracle("torch.optim.SGD with alpha·lr, at k = 1")
 def test_with_one_step_ahead_it_is_sgd_with_a_smaller_rate():
     ours, theirs = layers((5, 4)), layers((5, 4))
-    assert_same_path(Lookahead(torch.optim.SGD(ours, lr=0.1), k=1, alpha=0.3), torch.optim.SGD(theirs, lr=0.03), ours, theirs)
+    assert_same_steps(Lookahead(torch.optim.SGD(ours, lr=0.1), k=1, alpha=0.3), torch.optim.SGD(theirs, lr=0.03), ours, theirs)
 
 
 @pytest.mark.oracle("closed form on a quadratic: [(1 - a) I + a (I - lr A)^k]^n x0")

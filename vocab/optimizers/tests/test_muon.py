@@ -4,7 +4,7 @@ from torch.nn import Parameter
 
 from snippets.optimizers.muon import muon_step, newton_schulz as newton_schulz_np
 from vocab.optimizers.muon import Muon, newton_schulz
-from vocab.optimizers.tests.paths import assert_same_path, layers, numbers_per_weight, take
+from vocab.optimizers.tests.walks import assert_same_steps, layers, numbers_per_weight, take
 
 CUBIC = (1.5, -0.5, 0.0)
 
@@ -29,7 +29,7 @@ def matrix(rows, columns, values=None, seed=0):
 def test_equals_torch(options):
     ours, theirs = layers((12, 8), (6, 20)), layers((12, 8), (6, 20))
     one, two = Muon(ours, lr=0.01, **options), torch.optim.Muon(theirs, lr=0.01, **options)
-    assert_same_path(one, two, ours, theirs, steps=50, rtol=1e-2, atol=5e-3)
+    assert_same_steps(one, two, ours, theirs, steps=50, rtol=1e-2, atol=5e-3)
 
 
 @pytest.mark.oracle("the update rule around torch.linalg.svd")

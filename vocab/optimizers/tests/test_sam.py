@@ -7,7 +7,7 @@ from torch.nn import Parameter
 
 from snippets.optimizers.sam import sam_gradient
 from vocab.optimizers.sam import SAM, frozen_statistics
-from vocab.optimizers.tests.paths import layers
+from vocab.optimizers.tests.walks import layers
 
 # No example(): a step needs a loss to evaluate twice, which the contract of optimizers does not give.
 

@@ -4,7 +4,7 @@ from torch.nn import Parameter
 
 from snippets.optimizers.schedule_free import schedule_free_step
 from vocab.optimizers.schedule_free import ScheduleFreeAdamW
-from vocab.optimizers.tests.paths import assert_same_path, layers, numbers_per_weight, take
+from vocab.optimizers.tests.walks import assert_same_steps, layers, numbers_per_weight, take
 
 
 def example():
@@ -19,7 +19,7 @@ def test_equals_another_library_for_100_steps_in_training_and_evaluation(warmup)
     ours, theirs = layers((5, 4), (6,)), layers((5, 4), (6,))
     options = dict(lr=0.02, betas=(0.8, 0.95), weight_decay=0.1, warmup_steps=warmup, eps=1e-6)
     one, two = ScheduleFreeAdamW(ours, **options), theirs_class(theirs, **options)
-    assert_same_path(one, two, ours, theirs)
+    assert_same_steps(one, two, ours, theirs)
     one.eval()
     two.eval()
     torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-11)

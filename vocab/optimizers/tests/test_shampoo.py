@@ -4,7 +4,7 @@ from torch.nn import Parameter
 
 from snippets.optimizers.shampoo import shampoo_step
 from vocab.optimizers.shampoo import Shampoo, inverse_root
-from vocab.optimizers.tests.paths import assert_same_path, layers, numbers_per_weight, take
+from vocab.optimizers.tests.walks import assert_same_steps, layers, numbers_per_weight, take
 
 
 def example():
@@ -18,7 +18,7 @@ def test_equals_another_library_for_100_steps():
     ours, theirs = layers((5, 4), (3, 7)), layers((5, 4), (3, 7))
     one = Shampoo(ours, lr=0.05, eps=1e-2, update_freq=1, grafting=None)
     two = theirs_class(theirs, lr=0.05, matrix_eps=1e-2, preconditioning_compute_steps=1)
-    assert_same_path(one, two, ours, theirs, rtol=1e-8, atol=1e-10)
+    assert_same_steps(one, two, ours, theirs, rtol=1e-8, atol=1e-10)
 
 
 @pytest.mark.oracle("scipy.linalg.fractional_matrix_power, step by step")
@@ -83,7 +83,7 @@ def test_large_dimensions_keep_the_diagonal():
     ours, theirs = layers((6,)), layers((6,))
     one = Shampoo(ours, lr=0.1, eps=1e-3, update_freq=1, grafting=None, max_size=5)
     two = torch.optim.Adagrad(theirs, lr=0.1, initial_accumulator_value=1e-3, eps=0.0)
-    assert_same_path(one, two, ours, theirs)
+    assert_same_steps(one, two, ours, theirs)
     at_the_limit = layers((6,))
     optimizer = Shampoo(at_the_limit, max_size=6)
     take(optimizer, at_the_limit, 0)

@@ -6,7 +6,7 @@ from torch.nn.functional import cross_entropy
 from snippets.optimizers.sophia import sophia_step
 from vocab.optimizers.lion import Lion
 from vocab.optimizers.sophia import SophiaG, hutchinson, sampled_cross_entropy
-from vocab.optimizers.tests.paths import assert_same_path, layers, numbers_per_weight, take
+from vocab.optimizers.tests.walks import assert_same_steps, layers, numbers_per_weight, take
 
 
 def example():
@@ -56,7 +56,7 @@ def test_where_everything_is_clipped_it_is_signed_momentum():
     ours, theirs = layers((5, 4)), layers((5, 4))
     one, two = SophiaG(ours, lr=0.02, betas=(0.9, 0.99), weight_decay=0.1), Lion(theirs, lr=0.02, betas=(0.9, 0.9), weight_decay=0.1)
     assert one.clipped() == 0.0, "nothing is known before the first step"
-    assert_same_path(one, two, ours, theirs)
+    assert_same_steps(one, two, ours, theirs)
     assert one.clipped() == 1.0, "no curvature has been given"
 
 

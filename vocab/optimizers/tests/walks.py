@@ -19,6 +19,12 @@ def pull(params, t, factor=1.0):
         p.grad = factor * (0.3 * p.detach() + torch.randn_like(p)) * (1 + t % 3)
 
 
+def take(optimizer, params, t):
+    """One step with such a gradient."""
+    pull(params, t)
+    optimizer.step()
+
+
 def walk(build, params, steps, factor=1.0):
     """Steps of an optimizer; returns the weights after each."""
     optimizer, path = build(params), []
@@ -29,11 +35,20 @@ def walk(build, params, steps, factor=1.0):
     return path
 
 
+def assert_same_steps(one, two, ours, theirs, steps=100, rtol=1e-10, atol=1e-12):
+    """Two optimizers move their parameters alike at every step, and somewhere."""
+    start = [p.detach().clone() for p in ours]
+    for t in range(steps):
+        take(one, ours, t)
+        take(two, theirs, t)
+        torch.testing.assert_close(ours, theirs, rtol=rtol, atol=atol)
+    assert all((p - before).abs().max() > 1e-4 for p, before in zip(ours, start)), "nothing has moved"
+
+
 def assert_same_path(ours, theirs, steps=100, rtol=1e-10, atol=1e-12, shapes=SHAPES, scale=1.0):
     """Two builders of optimizers walk the same path from the same weights, and one that leads somewhere."""
-    one, two = (walk(build, layers(*shapes, scale=scale), steps) for build in (ours, theirs))
-    torch.testing.assert_close(one, two, rtol=rtol, atol=atol)
-    assert all((a - b).abs().max() > 1e-4 for a, b in zip(one[0], one[-1]))
+    one, two = layers(*shapes, scale=scale), layers(*shapes, scale=scale)
+    assert_same_steps(ours(one), theirs(two), one, two, steps, rtol, atol)
 
 
 def follow(build, gradients, start=0.0):
@@ -77,3 +92,8 @@ def in_numpy(step, build, steps=25, shape=(5, 3)):
         optimizer.step()
     assert (w.detach() - layers(shape)[0]).abs().max() > 1e-3
     return found, w
+
+
+def numbers_per_weight(optimizer, weight):
+    """How many numbers of state one weight of this parameter has, without the count of steps."""
+    return sum(x.numel() for x in optimizer.state[weight].values() if isinstance(x, torch.Tensor) and x.numel() > 1) / weight.numel()
