@@ -75,7 +75,10 @@ def render(snippets: Iterable[Path], root: Path, node: Renderer, cache: Path) ->
 def _digest(snippet: Path, root: Path, node: Renderer) -> str:
     digest = hashlib.sha256(node.script.read_bytes())
     digest.update(f"{snippet.parent.name}/{snippet.name}".encode())  # modules that import each other have the same sources
-    for path in sorted([*sources(snippet, root), root / "snippets" / "runner.py"]):
+    files = {*sources(snippet, root), root / "snippets" / "runner.py"}
+    if snippet.stem == "compared":  # may load any entry of its family by name
+        files |= {path for other in snippet.parent.glob("*.py") for path in sources(other, root)}
+    for path in sorted(files):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:24]
 

@@ -8,7 +8,7 @@ from urllib.parse import unquote, urldefrag, urljoin
 
 import pytest
 
-from vocab.entries import entries
+from vocab.entries import entries, guide_pages
 
 MOST_HTML = 100_000
 
@@ -104,6 +104,9 @@ def test_search_index_is_small_and_has_no_code(site):
     index = json.loads(raw)["docs"]
     assert not any("def forward" in doc["text"] for doc in index)
     assert any("GQA" in doc["text"] for doc in index)
+    found = {doc["location"] for doc in index}
+    assert found == {"", *(f"{e.name}/" for e in entries()), *(f"{e.family}/" for e in entries()), *(f"guides/{p.stem}/" for p in guide_pages())}
+    assert all((site / where / "index.html").exists() for where in found)
 
 
 def test_sources_that_pages_link_to_are_the_ones_that_were_tested(site):
