@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 
 from vocab.kernels import specs
-from vocab.kernels.spec import Spec
+from vocab.kernels.spec import POINTER, Build, Spec
 
 RESULTS = Path(__file__).parent / "results" / "kernels.jsonl"
 CACHE = 3 * 60 * 2**20  # three times the L2 cache of an H200
@@ -98,7 +98,7 @@ def measure(spec: Spec, dtype_name: str, dtype: torch.dtype, machine: dict, limi
                     "bandwidth_share": round(sum(c.bytes for c in costs) / seconds / limits["bandwidth"], 3),
                     "flops_share": round(sum(c.flops for c in costs) / seconds / limits["flops"][dtype_name], 3),
                     "target": spec.targets.get(provider, {}).get(shape),
-                    "config": [f"{b.kernel}: {b.num_warps} warps, {b.num_stages} stages" for b in spec.builds if used(b, sizes, dtype)],
+                    "config": [f"{b.kernel}: {b.num_warps} warps, {b.num_stages} stages" for b in used(spec, sizes, dtype)],
                     **machine,
                 }  # fmt: skip
                 if provider != "triton" and "triton" in found:
@@ -108,12 +108,15 @@ def measure(spec: Spec, dtype_name: str, dtype: torch.dtype, machine: dict, limi
     return wrong
 
 
-def used(build, sizes: dict, dtype: torch.dtype) -> bool:
-    """Whether a stored configuration is the one for this dtype, and for this width where rows decide."""
-    if not build.signature[next(iter(build.signature))].endswith({2: "16", 4: "32"}[dtype.itemsize]):
-        return False
-    block = build.constants.get("BLOCK")
-    return "columns" not in sizes or block is None or block >= sizes["columns"] > block // 2 or build.kernel == "_weight_kernel"
+def used(spec: Spec, sizes: dict, dtype: torch.dtype) -> list[Build]:
+    """The stored configurations that these sizes and this dtype run with; dtypes that share a table are stored in bfloat16."""
+    fits = [build for build in spec.builds if build.at(sizes)]
+    kind = {id(build): next(t for t in build.signature.values() if t in POINTER.values()) for build in fits}
+    for wanted in (dtype, torch.bfloat16):
+        found = [build for build in fits if kind[id(build)] == POINTER[wanted]]
+        if found:
+            return found
+    return []
 
 
 def providers(spec: Spec) -> dict[str, Callable]:

@@ -160,8 +160,10 @@ def kernel(page: Page) -> str:
     for file in page.entry.kernels:
         path = file.relative_to(page.entry.root).as_posix()
         parts.append(measured(file.stem, page.entry.root))
-        parts.append(f'<a class="source" href="../../assets/sources/{path}">{path}</a>\n\n```python\n{triton_functions(file)}\n```')
-    return "\n\n".join(parts)
+        code = triton_functions(file)  # an operation may work with another's kernels only
+        parts.append(f'<a class="source" href="../../assets/sources/{path}">{path}</a>' + (f"\n\n```python\n{code}\n```" if code else ""))
+        parts.append(compiled(file.stem, page.entry.root))
+    return "\n\n".join(p for p in parts if p)
 
 
 def triton_functions(path: Path) -> str:
@@ -194,6 +196,22 @@ def measured(op: str, root: Path) -> str:
     body = "\n".join("| " + " | ".join(str(r.get(c, "")) for c in columns) + " |" for r in rows)
     first = rows[0]
     return f"Measured on {first.get('gpu')}, torch {first.get('torch')}, Triton {first.get('triton')}, {newest}.\n\n{head}\n{body}"
+
+
+def compiled(op: str, root: Path) -> str:
+    """What each stored configuration of a kernel needs, according to the compiler."""
+    path = root / "benchmarks" / "results" / "sm_90.jsonl"
+    records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+    records = [r for r in records if r["op"] == op]
+    if not records:
+        return ""
+    columns = {"configuration": "config", "warps": "warps", "registers of a thread": "registers", "bytes of shared memory": "shared",
+               "instructions": "instructions", "of which tensor core": "tensor_core"}  # fmt: skip
+    head = "".join(f'<th scope="col">{name}</th>' for name in columns)
+    body = "".join("<tr>" + f'<th scope="row">{r["config"].removeprefix(op + "_")}</th>'
+                   + "".join(f"<td>{r[c]:,}</td>" for c in list(columns.values())[1:]) + "</tr>" for r in records)  # fmt: skip
+    said = f"{len(records)} stored configurations, compiled for sm_90 by Triton {records[0]['triton']}; no register spills"
+    return f'<details class="tests"><summary>{said}</summary><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></details>'
 
 
 # Relations

@@ -215,6 +215,17 @@ def test_a_kernel_that_was_not_measured_says_so_and_one_that_was_shows_its_newes
     assert "9.9" not in table
 
 
+def test_what_a_kernel_needs_once_compiled_is_shown_of_this_kernel_only(root):
+    assert compose.compiled("scan", root) == ""
+    path = root / "benchmarks/results/sm_90.jsonl"
+    path.parent.mkdir(parents=True)
+    row = {"op": "scan", "config": "scan_forward-bf16", "warps": 4, "registers": 40, "shared": 16416, "instructions": 430, "tensor_core": 0, "triton": "3.7.1"}
+    path.write_text("\n".join(map(json.dumps, [row, {**row, "op": "other", "config": "other-fp32"}])) + "\n")
+    table = compose.compiled("scan", root)
+    assert "1 stored configurations" in table and '<th scope="row">forward-bf16</th><td>4</td><td>40</td><td>16,416</td>' in table
+    assert "fp32" not in table
+
+
 def test_a_kernel_to_come_is_announced(root):
     change(root / "docs/family/thing.md", "kind: module", "kind: module\nkernel: planned")
     assert "No kernel yet" in composed(root) and "GPU kernel</a>" not in composed(root)

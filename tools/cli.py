@@ -25,8 +25,9 @@ def parser() -> argparse.ArgumentParser:
     command("build", "Build the site into site/.", "SITE_URL sets the address it will be served at.")
     test = command("test", "Set up what tests need and run all of them.", "pytest vocab, then pytest tests (which builds the site and drives it in a browser).")
     test.add_argument("pytest", nargs=argparse.REMAINDER, help="arguments for pytest instead: paths, -k, ...")
-    bench = command("bench", "Measure: kernels on a GPU, or the compiled operations in the browser.", "Appends JSON lines to benchmarks/results/.")
-    bench.add_argument("what", choices=("kernels", "browser"))
+    bench = command("bench", "Measure: kernels on a GPU or as compiled for one, or the compiled operations in the browser.", "Appends JSON lines to benchmarks/results/.")
+    bench.add_argument("what", choices=("kernels", "gate", "browser"))
+    bench.add_argument("--only", metavar="KERNEL", help="one kernel instead of all (not for the browser)")
     new = command("new", "Start an entry: write its four files from templates.")
     new.add_argument("entry", metavar="FAMILY/ENTRY")
     check = command("check", "Check one entry: page, module, snippet, tests, and its demo in a browser.")
@@ -89,7 +90,8 @@ def test(arguments) -> None:
 
 def bench(arguments) -> None:
     env = _ready_for_tests()
-    sys.exit(subprocess.run([str(PYTHON), "-m", f"benchmarks.{arguments.what}"], cwd=ROOT, env=env).returncode)
+    only = ["--only", arguments.only] if arguments.only else []
+    sys.exit(subprocess.run([str(PYTHON), "-m", f"benchmarks.{arguments.what}", *only], cwd=ROOT, env=env).returncode)
 
 
 def new(arguments) -> None:

@@ -28,6 +28,7 @@ def mixture_of_experts(x, router, experts, top_k=2, capacity=None, normalize=Tru
 import math
 
 from snippets.live import bars, choice, demo, line, scatter, slider, toggle
+from snippets.losses.load_balancing import balance_push
 
 BLOBS = np.array([[-1.2, -1.2], [-1.2, 1.2], [1.2, -1.2], [1.2, 1.2]])
 SLOPES = np.array([[2.0, 1.0, 1.0], [-2.0, 1.0, -1.0], [1.0, -2.0, -1.0], [-1.0, -1.0, 1.0]])
@@ -56,9 +57,7 @@ def train(x, target, n_experts, top_k, coef, capacity, normalize, steps=200, rat
         d_gate = d_y * kept * out
         inner = g if normalize else p
         d_logits = inner * ((d_gate * (g > 0)) - (g * d_gate).sum(1, keepdims=True))
-        share = onehot.mean(0)
-        d_p = coef * n_experts * share / n
-        d_logits += p * (d_p - p @ d_p[:, None])
+        d_logits += balance_push(p, onehot.mean(0), coef)
         w -= rate * (d_y * g * kept).T @ x
         r -= rate * d_logits.T @ x
     return w, r, losses

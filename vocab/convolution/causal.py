@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from vocab.check import expect
 from vocab.convolution.conv1d import Conv1d
+from vocab.kernels.causal_conv import applies, fused
 
 __all__ = ["CausalConv1d"]
 
@@ -31,6 +32,7 @@ class CausalConv1d(Conv1d):
         groups: Parts into which the channels are cut; ``in_channels`` makes it depthwise.
         bias: Whether a number per output channel is added.
         activation: ``"silu"`` (Mamba and its relatives) or None.
+        backend: ``"auto"``, ``"torch"`` or ``"triton"``. The kernel takes depthwise convolutions of at most 16 taps.
 
     Shapes:
         x ``(B, C, L)``, state ``(B, C, S)`` or None for an empty past -> y ``(B, O, L)`` and the state after the last
@@ -38,6 +40,7 @@ class CausalConv1d(Conv1d):
 
     Raises:
         ValueError: If a size is out of range, ``activation`` is another word, or ``x`` or ``state`` has another shape.
+        RuntimeError: If ``backend="triton"`` cannot run here; the message says why.
 
     Examples:
         >>> conv = CausalConv1d(2, 2, kernel_size=4, groups=2, activation="silu")
@@ -59,13 +62,14 @@ class CausalConv1d(Conv1d):
         groups: int = 1,
         bias: bool = True,
         activation: str | None = None,
+        backend: str = "auto",
     ) -> None:
         super().__init__(
             in_channels, out_channels, kernel_size, padding="causal", dilation=dilation, groups=groups, bias=bias
         )
         if activation not in (None, "silu"):
             raise ValueError(f"activation={activation!r} is not 'silu' or None")
-        self.activation = activation
+        self.activation, self.backend = activation, backend
         self.past = dilation * (kernel_size - 1)
 
     def forward(self, x: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -73,6 +77,13 @@ class CausalConv1d(Conv1d):
         if state is None:
             state = x.new_zeros(len(x), self.in_channels, self.past)
         expect("state", state, "batch in_channels past", batch=len(x), in_channels=self.in_channels, past=self.past)
+        depthwise = self.groups == self.in_channels == len(self.weight)
+        limit = None if depthwise else "the convolution is not depthwise"
+        if applies(x, self.weight[:, 0], self.backend, limit):
+            # Only the end is put behind the state: all of it would be a copy of x.
+            ended = torch.cat([state, x[..., max(0, x.shape[-1] - self.past):]], -1)
+            y = fused(x, self.weight[:, 0], self.bias, state, dilation=self.dilation[0], silu=self.activation is not None)
+            return y, ended[..., ended.shape[-1] - self.past:]
         seen = torch.cat([state, x], -1)
         y = F.conv1d(seen, self.weight, self.bias, dilation=self.dilation, groups=self.groups)
         return F.silu(y) if self.activation else y, seen[..., seen.shape[-1] - self.past:]

@@ -364,12 +364,16 @@ def _builds():
                     "current": pointer, "v0": wide, "wait0": "*i32", "spikes": pointer, "v": wide, "held": "*u8", "wait": "*i32",
                     **sizes, **scalars, "v_reset": "fp64", "refractory": "i32",
                 }  # fmt: skip
-                yield Build("_forward_kernel", signature, flags, warps)
+
+                def at(sizes, config=(block, warps)):
+                    return _config(sizes["neurons"]) == config
+
+                yield Build("_forward_kernel", signature, flags, warps, at=at)
                 signature = {
                     "dspikes": pointer, "dv": wide, "current": pointer, "v": wide, "v0": wide, "spikes": pointer, "held": "*u8",
                     "dcurrent": pointer, "dv0": wide, **sizes, **scalars, "slope": "fp64",
                 }  # fmt: skip
-                yield Build("_backward_kernel", signature, {**flags, "ATAN": subtract}, warps)
+                yield Build("_backward_kernel", signature, {**flags, "ATAN": subtract}, warps, at=at)
 
 
 SPEC = Spec(
@@ -404,5 +408,7 @@ SPEC = Spec(
         "compile": {"T=100, 65536 neurons": 1.5, "T=1000, 65536 neurons": 1.5},
     },
     builds=tuple(_builds()) if triton else (),
+    gpu=tuple({"steps": t, "neurons": n} for t, n in ((1, 65), (63, 65), (17, 2**14 + 1), (9, 2**17 + 3))),
+    smooth=False,
     operators=("lif_forward", "lif_backward"),
 )

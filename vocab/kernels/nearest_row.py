@@ -174,7 +174,7 @@ def _builds():
         pointer, acc = POINTER[dtype], "*fp64" if dtype == torch.float64 else "*fp32"
         signature = {"x": pointer, "rows": pointer, "index": "*i64", "distance": acc, "N": "i32", "K": "i32", "D": "i32"}
         constants = {"CENTRED": _centred(dtype), "ACC": accumulate_in(dtype), "BLOCK_N": block_n, "BLOCK_K": block_k, "BLOCK_D": block_d}
-        yield Build("_nearest_kernel", signature, constants, warps, stages, tensor_cores=dtype.itemsize == 2)
+        yield Build("_nearest_kernel", signature, constants, warps, stages, tensor_cores={2: "wgmma", 4: "", 8: "mma"}[dtype.itemsize])
 
 
 SPEC = Spec(
@@ -205,5 +205,7 @@ SPEC = Spec(
         "flash-kmeans": {"65536 x 1024 x 128": 0.9},
     },
     builds=tuple(_builds()) if triton else (),
+    gpu=tuple({"inputs": n, "rows": k, "columns": d} for n, k, d in ((1, 1, 1), (63, 65, 3), (257, 129, 70), (500, 1000, 128))),
+    smooth=False,
     operators=("nearest_row",),
 )

@@ -303,15 +303,20 @@ def _builds():
         for block in (b for b in FORWARD_WARPS if b <= most and (dtype == torch.bfloat16 or b in (most, FUSED_COLUMNS))):
             pointers = {name: pointer for name in ("x", "residual", "weight", "y", "stream")}
             signature = {**pointers, "rstd": acc, "D": "i32", "eps": "fp64"}
-            yield Build("_forward_kernel", signature, {**constants, "BLOCK": block}, FORWARD_WARPS[block])
+
+            def at(sizes, block=block):
+                return _block(sizes["columns"]) == block
+
+            yield Build("_forward_kernel", signature, {**constants, "BLOCK": block}, FORWARD_WARPS[block], at=at)
             pointers = {name: pointer for name in ("dy", "dstream", "stream", "weight", "dx")}
             signature = {**pointers, "rstd": acc, "partial": acc, **ints}
             if block > FUSED_COLUMNS:
                 del signature["partial"]
             absent = {} if "partial" in signature else {"partial": None}
-            yield Build("_backward_kernel", signature, {**constants, **absent, "BLOCK": block}, BACKWARD_WARPS[block])
+            yield Build("_backward_kernel", signature, {**constants, **absent, "BLOCK": block}, BACKWARD_WARPS[block], at=at)
         signature = {"dy": pointer, "stream": pointer, "rstd": acc, "partial": acc, **ints}
-        yield Build("_weight_kernel", signature, {"ACC": constants["ACC"], "BLOCK": WEIGHT_COLUMNS}, WEIGHT_WARPS)
+        constants = {"ACC": constants["ACC"], "BLOCK": WEIGHT_COLUMNS}
+        yield Build("_weight_kernel", signature, constants, WEIGHT_WARPS, at=lambda sizes: sizes["columns"] > FUSED_COLUMNS)
 
 
 SPEC = Spec(
@@ -341,5 +346,6 @@ SPEC = Spec(
     baselines={"F.rms_norm": _torch_native, "liger": _liger},
     targets={"eager": {"8192 x 8192": 2.0, "8192 x 16384": 2.0}, "compile": {"8192 x 8192": 1.15, "8192 x 16384": 1.15}},
     builds=tuple(_builds()) if triton else (),
+    gpu=tuple({"rows": rows, "columns": d} for d in (1, 200, 500, 1000, 2000, 4096, 8191, 16_384) for rows in (1, 63, 300)),
     operators=("rms_norm_forward", "rms_norm_backward"),
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -24,7 +24,10 @@ class Build:
         constants: Every ``tl.constexpr`` argument, and the pointers that are ``None``.
         num_warps: Warps a program.
         num_stages: Depth of the software pipeline.
-        tensor_cores: Whether its products must have become tensor core instructions.
+        tensor_cores: ``"wgmma"`` or ``"mma"`` where its products must have become these tensor core instructions: Hopper's own, for
+            tiles of 64 rows or more, or the older ones.
+        multiples: Integer arguments that are multiples of 16 in the sizes this is for: Triton then reads several numbers at a time.
+        at: Whether the launcher takes this configuration for given sizes.
     """
 
     kernel: str
@@ -32,7 +35,9 @@ class Build:
     constants: Mapping[str, Any]
     num_warps: int = 4
     num_stages: int = 1
-    tensor_cores: bool = False
+    tensor_cores: str = ""
+    multiples: tuple[str, ...] = ()
+    at: Callable[[Mapping[str, int]], bool] = field(default=lambda sizes: True, compare=False)
 
 
 @dataclass(frozen=True)
@@ -62,7 +67,10 @@ class Spec:
         targets: The speed-ups aimed at, by baseline and label. Proposals, not measurements.
         builds: Every stored configuration.
         operators: The registered operators' names.
+        gpu: Sizes for the GPU that together use every stored configuration; none fills its blocks.
         variants: Options of ``run`` that together reach every branch of the kernels.
+        smooth: Whether rounding changes the results by little. Where a threshold or a tie decides, the operation's own tests judge
+            what it computes in half precision.
     """
 
     name: str
@@ -79,7 +87,9 @@ class Spec:
     targets: Mapping[str, Mapping[str, float]]
     builds: tuple[Build, ...]
     operators: tuple[str, ...]
+    gpu: tuple[Mapping[str, int], ...]
     variants: tuple[Mapping[str, Any], ...] = ({},)
+    smooth: bool = True
 
 
 def random(shape: tuple[int, ...], dtype: torch.dtype, device: str, scale: float = 1.0, shift: float = 0.0) -> Tensor:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vocab.check import expect
+from vocab.losses.load_balancing import load_balancing_loss, move_bias
 from vocab.losses.z_loss import z_loss
 
 __all__ = ["MixtureOfExperts", "router_logits", "run_experts"]
@@ -125,7 +126,7 @@ class MixtureOfExperts(nn.Module):
             y_ND = y_ND + _gated(x_ND, self.shared_gate_up, self.shared_down, self.activation)
 
         share_E = count_E.to(logits_NE.dtype) / len(expert_P)
-        balance = len(share_E) * (share_E * logits_NE.softmax(-1).mean(0)).sum()
+        balance = load_balancing_loss(logits_NE, self.top_k, coef=1.0, load=share_E)
         return y_ND.view_as(x), {
             "load_balancing_loss": balance if self.balance == "loss" else balance.detach(),
             "z_loss": z_loss(logits_NE, 1.0),
@@ -133,7 +134,6 @@ class MixtureOfExperts(nn.Module):
             "dropped": (~kept_P).sum(),
         }
 
-    @torch.no_grad()
     def update_bias(self, load: Tensor, rate: float = 1e-3) -> None:
         """Makes experts with more than their share a little less likely to be chosen, and the others more.
 
@@ -147,7 +147,7 @@ class MixtureOfExperts(nn.Module):
         if self.balance != "bias":
             raise ValueError(f"balance={self.balance!r}; update_bias is for balance='bias'")
         expect("load", load, "n_experts", n_experts=len(self.bias_E))
-        self.bias_E += rate * (load.mean() - load).sign()
+        move_bias(self.bias_E, load, rate)
 
     def _logits(self, x_ND: Tensor) -> Tensor:
         logits_NE = router_logits(x_ND, self.router_ED)

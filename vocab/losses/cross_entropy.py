@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vocab.check import expect
+from vocab.kernels.cross_entropy import applies, fused
 
 __all__ = ["CrossEntropy", "check_classes", "check_reduction", "reduced", "same_shape", "widen"]
 
@@ -27,6 +28,7 @@ class CrossEntropy(nn.Module):
         ignore_index: A class number that stands for "no target here". Such places neither cost nor count.
         label_smoothing: Share of every target that is spread evenly over all classes, 0 to 1.
         reduction: ``"mean"``, ``"sum"``, or ``"none"``.
+        backend: ``"auto"``, ``"torch"`` or ``"triton"``. The kernel takes class numbers, and no smoothing together with class weights.
 
     Shapes:
         logits ``(N, C, ...)``, target ``(N, ...)`` of class numbers, or ``(N, C, ...)`` of probabilities -> a scalar, or ``(N, ...)``
@@ -35,6 +37,7 @@ class CrossEntropy(nn.Module):
     Raises:
         TypeError: If target is neither whole numbers nor probabilities of the shape of the logits.
         ValueError: If an option is out of range, a shape does not fit, or a class is not there (not looked for while compiling).
+        RuntimeError: If ``backend="triton"`` cannot run here; the message says why.
 
     Examples:
         >>> loss = CrossEntropy()
@@ -47,7 +50,7 @@ class CrossEntropy(nn.Module):
     weight: Tensor | None
 
     def __init__(self, weight: Tensor | None = None, ignore_index: int = -100, label_smoothing: float = 0.0,
-                 reduction: str = "mean") -> None:
+                 reduction: str = "mean", *, backend: str = "auto") -> None:
         super().__init__()
         if weight is not None:
             expect("weight", weight, "classes")
@@ -58,19 +61,26 @@ class CrossEntropy(nn.Module):
         check_reduction(reduction)
         self.register_buffer("weight", weight)
         self.ignore_index, self.label_smoothing, self.reduction = ignore_index, label_smoothing, reduction
+        self.backend = backend
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         expect("logits", logits, "...")
         if logits.ndim < 2 or not logits.shape[1]:
             raise ValueError(f"logits has shape {tuple(logits.shape)}; expected (N, C) or (N, C, ...)")
         N, C, *rest = logits.shape
+        if self.weight is not None and self.weight.shape != (C,):
+            raise ValueError(f"weight has {len(self.weight)} classes; logits has {C}")
+        shares = isinstance(target, Tensor) and target.is_floating_point() and target.ndim == logits.ndim
+        limit = "target holds probabilities" if shares else None
+        if self.label_smoothing and self.weight is not None:
+            limit = "label smoothing has class weights"
+        if applies(logits, self.backend, limit):
+            return self._by_kernel(logits, target)
+
         cost = -F.log_softmax(widen(logits), 1)  # of every class, were it the truth
         weight = cost.new_ones(C) if self.weight is None else self.weight.to(cost.dtype)
-        if weight.shape != (C,):
-            raise ValueError(f"weight has {len(weight)} classes; logits has {C}")
         weight = weight.view(C, *[1] * len(rest))
-
-        if isinstance(target, Tensor) and target.is_floating_point() and target.ndim == logits.ndim:
+        if shares:
             same_shape("target", target, "logits", logits)
             share = (1 - self.label_smoothing) * target.to(cost.dtype) + self.label_smoothing / C
             # A class with logit -inf and share 0 is impossible and never asked for: it costs 0, not 0 times infinity.
@@ -86,6 +96,17 @@ class CrossEntropy(nn.Module):
             evenly = torch.where(kept, (weight * cost).mean(1), 0.0)
             loss = (1 - self.label_smoothing) * loss + self.label_smoothing * evenly
         return reduced(loss, self.reduction, counts)
+
+    def _by_kernel(self, logits: Tensor, target: Tensor) -> Tensor:
+        C = logits.shape[1]
+        check_classes(target, C, (len(logits), *logits.shape[2:]), self.ignore_index)
+        rows = logits.movedim(1, -1).reshape(-1, C)
+        loss, _ = fused(rows, target.reshape(-1).long(), ignore_index=self.ignore_index, label_smoothing=self.label_smoothing, softcap=0.0)
+        loss, kept = loss.view(target.shape), target != self.ignore_index
+        if self.weight is None:
+            return reduced(loss, self.reduction, kept.to(loss.dtype))
+        counts = torch.where(kept, self.weight.to(loss.dtype)[torch.where(kept, target, 0).long()], 0.0)
+        return reduced(counts * loss, self.reduction, counts)
 
 
 def check_reduction(reduction: str) -> None:
@@ -139,7 +160,7 @@ def same_shape(name: str, x: Tensor, like: str, reference: Tensor) -> None:
         raise ValueError(f"{name} has shape {tuple(x.shape)}; expected that of {like}, {tuple(reference.shape)}")
 
 
-def check_classes(target: Tensor, classes: int, shape: tuple[int, ...], ignore_index: int) -> None:
+def check_classes(target: Tensor, classes: int, shape: tuple[int, ...], ignore_index: int, name: str = "target") -> None:
     """Raises unless the targets are class numbers. The numbers are not looked at while compiling.
 
     Args:
@@ -147,18 +168,19 @@ def check_classes(target: Tensor, classes: int, shape: tuple[int, ...], ignore_i
         classes: How many classes there are.
         shape: The shape that the targets must have.
         ignore_index: A number that is allowed beside those of the classes.
+        name: Name of the argument.
 
     Raises:
         TypeError: If they are not whole numbers.
         ValueError: If the shape differs or a class is not there.
     """
-    expect("target", target, "...", dtype="int")
+    expect(name, target, "...", dtype="int")
     if target.shape != shape:
-        raise ValueError(f"target has shape {tuple(target.shape)}; expected {tuple(shape)}, one class per row of logits")
+        raise ValueError(f"{name} has shape {tuple(target.shape)}; expected {tuple(shape)}, one class per row of logits")
     if not torch.compiler.is_compiling():
         wrong = (target != ignore_index) & ((target < 0) | (target >= classes))
         if wrong.any():
-            raise ValueError(f"target holds {target[wrong][0].item()}; expected 0 to {classes - 1}, or {ignore_index} for none")
+            raise ValueError(f"{name} holds {target[wrong][0].item()}; expected 0 to {classes - 1}, or {ignore_index} for none")
 
 
 def widen(x: Tensor) -> Tensor:

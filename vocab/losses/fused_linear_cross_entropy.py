@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vocab.check import expect
+from vocab.kernels.linear_cross_entropy import applies, fused
 from vocab.losses.cross_entropy import check_classes, widen
 
 __all__ = ["linear_cross_entropy"]
@@ -19,7 +20,7 @@ __all__ = ["linear_cross_entropy"]
 
 
 def linear_cross_entropy(hidden: Tensor, weight: Tensor, target: Tensor, *, bias: Tensor | None = None, ignore_index: int = -100,
-                         chunk: int = 1024) -> Tensor:
+                         chunk: int = 1024, backend: str = "auto") -> Tensor:
     """Computes the mean cross-entropy of the logits ``hidden @ weight.T + bias``, a chunk of tokens at a time.
 
     The gradients are made in the forward pass, while the logits of a chunk are there, and stored: for hidden and weight as many numbers
@@ -32,12 +33,13 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, target: Tensor, *, bias
         bias: One number per class.
         ignore_index: A class number that stands for "no target here".
         chunk: How many tokens have their logits at a time.
+        backend: ``"auto"``, ``"torch"`` or ``"triton"``.
 
     Shapes:
         hidden ``(N, D)``, weight ``(V, D)``, target ``(N,)``, bias ``(V,)`` -> a scalar.
 
     Raises:
-        RuntimeError: If a second derivative is asked for (``create_graph=True``).
+        RuntimeError: If a second derivative is asked for (``create_graph=True``), or if ``backend="triton"`` cannot run here.
         ValueError: If a shape does not fit, ``chunk`` is below 1, or a class is not there (not looked for while compiling).
 
     Examples:
@@ -52,6 +54,8 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, target: Tensor, *, bias
         expect("bias", bias, "vocabulary", vocabulary=len(weight))
     if chunk < 1:
         raise ValueError(f"chunk={chunk} is below 1")
+    if applies(hidden, weight, backend):
+        return fused(hidden, weight, target.long(), bias=bias, ignore_index=ignore_index, softcap=0.0, chunk=chunk)
     return _Chunked.apply(hidden, weight, bias, target.long(), ignore_index, chunk)
 
 
@@ -75,10 +79,11 @@ class _Chunked(torch.autograd.Function):
             loss = loss + torch.where(kept_C, (log_z_C1 - logits_CV.gather(1, index_C1))[:, 0], 0.0).sum()
             if not (for_hidden or for_weight or for_bias):
                 continue
-            # probabilities minus the truth, over the count; in the memory of the logits, which are not needed any more
+            # Probabilities minus the truth, in the memory of the logits, which are not needed any more. Of the sum: divided by the
+            # count already here, small probabilities would vanish in 16 bits.
             grad_CV = logits_CV.sub_(log_z_C1).exp_()
             grad_CV.scatter_add_(1, index_C1, -torch.ones_like(log_z_C1))
-            grad_CV.mul_((kept_C.to(loss.dtype) / count)[:, None])
+            grad_CV.mul_(kept_C[:, None])
             if for_bias:
                 grad_bias += grad_CV.sum(0)
             narrow_CV = grad_CV.to(hidden_CD.dtype)
@@ -86,7 +91,7 @@ class _Chunked(torch.autograd.Function):
                 grad_hidden[rows] = narrow_CV @ weight_VD
             if for_weight:
                 grad_weight += narrow_CV.T @ hidden_CD
-        ctx.save_for_backward(grad_hidden, grad_weight, grad_bias)
+        ctx.save_for_backward(count, grad_hidden, grad_weight, grad_bias)
         ctx.dtypes = hidden_ND.dtype, weight_VD.dtype, None if bias_V is None else bias_V.dtype
         return loss / count
 
@@ -94,6 +99,7 @@ class _Chunked(torch.autograd.Function):
     def backward(ctx, upstream):
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():  # create_graph=True: the stored gradients would pass for constants
             raise RuntimeError("linear_cross_entropy has no second derivative; use CrossEntropy on the logits")
-        # The stored gradients are those of the loss itself; what comes after it (a scaler, a weight among losses) is a factor.
-        grads = (None if g is None else (upstream * g).to(dtype) for g, dtype in zip(ctx.saved_tensors, ctx.dtypes))
+        # The stored gradients are those of the sum; the mean, and what comes after it (a scaler, a weight among losses), is a factor.
+        count, *stored = ctx.saved_tensors
+        grads = (None if g is None else (upstream / count * g).to(dtype) for g, dtype in zip(stored, ctx.dtypes))
         return (*grads, None, None, None)

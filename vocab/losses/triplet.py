@@ -95,14 +95,14 @@ class MinedTripletLoss(nn.Module):
         if self.mining == "batch-hard":
             to_positive = apart_NN.masked_fill(~positive_NN, near).amax(1)
             to_negative = apart_NN.masked_fill(same_NN, far).amin(1)
-            counts = positive_NN.any(1) & ~same_NN.all(1)
+            counts = positive_NN.any(1) & ~same_NN.all()  # an anchor lacks a negative only where all do
         else:
             to_positive = apart_NN
             beyond_NNN = ~same_NN[:, None] & (apart_NN[:, None] > apart_NN[:, :, None])  # anchor, positive, negative
             nearest = apart_NN[:, None].expand_as(beyond_NNN).masked_fill(~beyond_NNN, far).amin(2)
             farthest = apart_NN.masked_fill(same_NN, near).amax(1, keepdim=True)
             to_negative = torch.where(beyond_NNN.any(2), nearest, farthest)
-            counts = positive_NN & ~same_NN.all(1, keepdim=True)
+            counts = positive_NN & ~same_NN.all()
         loss = torch.where(counts, to_positive - to_negative + self.margin, 0.0).relu()
         return reduced(loss, self.reduction, counts.to(loss.dtype))
 

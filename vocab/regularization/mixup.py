@@ -100,7 +100,6 @@ def draw_weight(count: int | None, alpha: float, lam: float | None = None, gener
     return torch.sigmoid(log_gamma[..., 0] - log_gamma[..., 1])
 
 
-
 def pairing(x: Tensor, permutation: Tensor | None = None, generator: torch.Generator | None = None) -> Tensor:
     """The partner of each example of a batch.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import itertools
 import sys
@@ -9,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from vocab.kernels import specs
@@ -17,7 +19,24 @@ from vocab.kernels.interpret import interpreting
 MARGIN = 8192  # numbers before and after every buffer, more than any block of the tests is wide
 POISON = {torch.uint8: 173, torch.int32: -7_777_777, torch.int64: -7_777_777}
 SPECS = specs()
+DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=["fp32", "fp16", "bf16"])
 _counter = itertools.count()
+
+
+def own(name):
+    """The tests that an operation has for itself, with its MUTANTS and what of it triton-viz can follow."""
+    return importlib.import_module(f"vocab.kernels.tests.test_{name}")
+
+
+def free_memory_or_skip(gigabytes):
+    if torch.cuda.mem_get_info()[0] < gigabytes * 2**30:
+        pytest.skip(f"needs CUDA with {gigabytes} GiB free")
+
+
+def outputs(spec, inputs, **options):
+    """What ``run`` returns, as a tuple."""
+    found = spec.run(*inputs, **options)
+    return found if isinstance(found, tuple) else (found,)
 
 
 def poison(dtype):
@@ -60,9 +79,12 @@ def bounds_checked(monkeypatch):
     allowed, outside = [], []
     prepare, load, store = GridExecutor._init_args_hst, InterpreterBuilder.create_masked_load, InterpreterBuilder.create_masked_store
 
+    def span(x):  # of a view, from its first number to its last
+        return 1 + sum((n - 1) * step for n, step in zip(x.shape, x.stride())) if x.numel() else 0
+
     def remember(self, args_dev, kwargs):
         args, named = prepare(self, args_dev, kwargs)
-        allowed[:] = [(x.data_ptr(), x.numel() * x.itemsize) for x in (*args, *named.values()) if isinstance(x, torch.Tensor)]
+        allowed[:] = [(x.data_ptr(), span(x) * x.itemsize) for x in (*args, *named.values()) if isinstance(x, torch.Tensor)]
         return args, named
 
     def look(ptrs, mask):
@@ -103,15 +125,14 @@ def reversed_grid(monkeypatch):
 
 def results(spec, inputs, variant, backend):
     """Outputs and, where there are any, gradients for a gradient that is no constant."""
-    outputs = spec.run(*inputs, **variant, backend=backend)
-    outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+    found = outputs(spec, inputs, **variant, backend=backend)
     wanted = [x for x in inputs if x.requires_grad]
-    floats = [y for y in outputs if y.requires_grad]
+    floats = [y for y in found if y.requires_grad]
     if not floats:
-        return outputs
+        return found
     torch.manual_seed(3)
-    found = torch.autograd.grad(floats, wanted, [torch.randn(y.shape).to(y) for y in floats], allow_unused=True)
-    return *outputs, *(torch.zeros_like(x) if g is None else g for x, g in zip(wanted, found))
+    gradients = torch.autograd.grad(floats, wanted, [torch.randn(y.shape).to(y) for y in floats], allow_unused=True)
+    return *found, *(torch.zeros_like(x) if g is None else g for x, g in zip(wanted, gradients))
 
 
 def relative(ours, reference):

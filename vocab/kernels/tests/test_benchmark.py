@@ -8,7 +8,7 @@ import torch
 
 from benchmarks import kernels as bench
 from vocab.kernels.interpret import interpreting
-from vocab.kernels.tests.harness import SPECS
+from vocab.kernels.tests.harness import SPECS, outputs
 
 NAMES = sorted(SPECS)
 
@@ -28,8 +28,8 @@ def test_gate_lets_the_kernel_pass_and_stops_a_wrong_one(name):
     inputs = spec.inputs(spec.probe, torch.float32, "cpu")
 
     def wrong(*x, backend):
-        result = spec.run(*x, backend=backend)
-        return tuple(y * 1.001 if y.is_floating_point() and backend == "triton" else y for y in result)
+        found = outputs(spec, x, backend=backend)
+        return tuple(y * 1.001 if y.is_floating_point() and backend == "triton" else y for y in found)
 
     with interpreting():
         assert bench.gate(spec, inputs) is None
@@ -61,5 +61,5 @@ def test_every_measured_shape_has_a_stored_configuration_and_a_cost(name, dtype)
         for direction in spec.directions:
             cost = spec.cost(sizes, dtype, direction)
             assert cost.bytes > 0 and cost.flops > 0
-        if spec.builds and not (name == "rms_norm" and sizes["columns"] > 8192 and dtype == torch.float32):
-            assert any(bench.used(build, sizes, dtype) for build in spec.builds)
+        if spec.builds:
+            assert bench.used(spec, sizes, dtype), sizes

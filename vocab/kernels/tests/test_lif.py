@@ -4,9 +4,31 @@ import pytest
 import torch
 
 from vocab.kernels.interpret import interpreting
-from vocab.kernels.lif import SPEC, lif, reference, surrogate_derivative
+from vocab.kernels.lif import SPEC, TAU_20, _backward_plain, lif, reference, surrogate_derivative
+from vocab.kernels.tests.harness import DTYPES, free_memory_or_skip, relative
 
 NO_WAIT = torch.zeros(1, dtype=torch.int32)
+
+# One mistake each, as (what the file says, what it says instead); test_mutants.py makes them.
+MUTANTS = {
+    "a dropped mask": ("tl.load(v0 + cols, inside, other=0.0)\n    left", "tl.load(v0 + cols)\n    left"),
+    "a store past the row": ("tl.store(v + step + cols, membrane, inside)", "tl.store(v + step + cols, membrane)"),
+    "decay to zero instead of rest": ("before_reset = v_rest + decay * (membrane - v_rest) + gain * drive\n        fires", "before_reset = decay * membrane + gain * drive\n        fires"),
+    "no gain": ("+ gain * drive\n        fires", "+ drive\n        fires"),
+    "refractory one step too long": ("left = tl.where(fires, refractory,", "left = tl.where(fires, refractory + 1,"),
+    "subtracts the threshold alone": ("before_reset - (v_th - v_reset), before_reset)", "before_reset - v_th - 0.01, before_reset)"),
+    "spikes while it waits": ("fires = fires & (left == 0)", "fires = fires | (left < 0)"),
+    "the membrane one step late": ("tl.load(v + step - M + cols, inside & (step > 0)", "tl.load(v + step + cols, inside & (step > 0)"),
+    "the reset lets the gradient through": ("grad = tl.where(fired, 0.0, carried)", "grad = carried"),
+    "no decay through time": ("carried = decay * grad\n        tl.store", "carried = grad\n        tl.store"),
+    "held steps decay": ("tl.where(waiting, carried, decay * grad)", "decay * tl.where(waiting, carried, grad)"),
+    "held steps take input": ("grad = tl.where(waiting, 0.0, grad)", "grad = tl.where(waiting, grad, grad)"),
+    "fast sigmoid not squared": ("1.0 / (root * root)", "1.0 / root"),
+    "arctangent without its half": ("slope * 0.5 /", "slope /"),
+    "one step too few": ("for _ in tl.range(T, num_stages=STAGES):\n        if dv", "for _ in tl.range(T - 1, num_stages=STAGES):\n        if dv"),
+}
+# Direction, and a mask whose loss triton-viz must see.
+SANITIZED = ("both", "tl.load(wait0 + cols, inside, other=0)", "tl.load(wait0 + cols)")
 
 
 def run(current, v0=None, **options):
@@ -104,3 +126,44 @@ def test_a_nan_stays_in_its_neuron(backend):
 def test_a_membrane_in_half_precision_is_refused():
     with interpreting(), pytest.raises(RuntimeError, match="membrane has dtype torch.float16"):
         lif(torch.zeros(2, 1).half(), torch.zeros(1).half(), NO_WAIT, decay=0.5, gain=1.0, backend="triton")
+
+
+@pytest.mark.gpu
+@DTYPES
+@pytest.mark.parametrize("variant", SPEC.variants, ids=["zero", "subtract"])
+@pytest.mark.parametrize("sizes", SPEC.gpu)
+def test_takes_every_step_as_float64_would_from_where_it_stands(sizes, variant, dtype):
+    """Two roundings of one membrane may differ by a spike and then by everything, so each step is judged alone."""
+    current, v0, wait = SPEC.inputs(sizes, dtype, "cuda")
+    options = {"v_rest": 0.0, "v_th": 1.0, "v_reset": 0.0, "refractory": 0, "subtract": False, **TAU_20, **variant}
+    surrogate, slope = options.pop("surrogate", "fast_sigmoid"), options.pop("slope", 25.0)
+    order = ("decay", "gain", "v_rest", "v_th", "v_reset", "refractory", "subtract")
+    spikes, v, held, _ = torch.ops.vocab.lif_forward(current.detach(), v0.detach(), wait, *(options[k] for k in order))
+    before = torch.cat([v0.detach()[None], v[:-1]]).double()
+    free = options["v_rest"] + options["decay"] * (before - options["v_rest"]) + options["gain"] * current.detach().double()
+    waiting = held.bool() if held.numel() else torch.zeros_like(free, dtype=torch.bool)
+    clear = (free - options["v_th"]).abs() > 1e-5
+    assert torch.equal((spikes > 0)[clear], ((free >= options["v_th"]) & ~waiting)[clear])
+    after = free - (options["v_th"] - options["v_reset"]) if options["subtract"] else torch.full_like(free, options["v_reset"])
+    expected = torch.where(waiting, before, torch.where(spikes > 0, after, free))
+    torch.testing.assert_close(v.double(), expected, rtol=1e-5, atol=1e-5)
+
+    torch.manual_seed(1)
+    gradients = [torch.randn(spikes.shape).to(spikes), torch.randn(v.shape).to(v)]
+    saved = (current.detach(), v, v0.detach(), spikes, held)
+    constants = (*(options[k] for k in order[:4]), options["subtract"], surrogate == "atan", slope)
+    found = torch.ops.vocab.lif_backward(*gradients, *saved, *constants)
+    wide = [x.double() if x.is_floating_point() else x for x in (*gradients, *saved)]
+    for ours, truth in zip(found, _backward_plain(*wide, *constants), strict=True):
+        assert relative(ours.double(), truth) <= {torch.float32: 1e-5, torch.float16: 1e-3, torch.bfloat16: 8e-3}[dtype]
+
+
+@pytest.mark.gpu
+def test_past_two_to_the_31_numbers():
+    free_memory_or_skip(40)
+    steps, neurons = 5, 2**29
+    current = torch.zeros(steps, neurons, dtype=torch.float16, device="cuda")
+    current[-1, -1] = 2.0
+    state = torch.zeros(neurons, device="cuda"), torch.zeros(neurons, dtype=torch.int32, device="cuda")
+    spikes, v, _ = lif(current, *state, decay=0.5, gain=1.0, backend="triton")
+    assert spikes.count_nonzero() == 1 and spikes[-1, -1] == 1 and v.count_nonzero() == 0

@@ -5,9 +5,25 @@ import pytest
 import torch
 
 from vocab.kernels.interpret import interpreting
-from vocab.kernels.nearest_row import nearest_row, reference
+from vocab.kernels.nearest_row import SPEC, nearest_row, reference
+from vocab.kernels.tests.harness import DTYPES, free_memory_or_skip
 
 BOTH = pytest.mark.parametrize("backend", ["torch", pytest.param("triton", marks=pytest.mark.interp)])
+
+# One mistake each, as (what the file says, what it says instead); test_mutants.py makes them.
+MUTANTS = {
+    "a dropped mask on the rows": ("tl.where(inside_k[None, :], length[None, :] - 2.0 * product, float(\"inf\"))", "length[None, :] - 2.0 * product"),
+    "a dropped mask on the columns": ("inside_n[:, None] & (d < D)[None, :], other=0.0)\n            b", "inside_n[:, None], other=0.0)\n            b"),
+    "a store past the end": ("tl.store(distance + n_start + local_n, total, inside_n)", "tl.store(distance + n_start + local_n, total)"),
+    "the wrong scale": ("- 2.0 * product", "- product"),
+    "no length of the row": ("length += tl.sum(wide * wide, 0)", "length += 0.0 * tl.sum(wide, 0)"),
+    "the place in the tile": ("first = k_start + tl.min", "first = tl.min"),
+    "the last tile wins": ("closer = lowest < best", "closer = lowest < float(\"inf\")"),
+    "one tile too few": ("range(0, K, BLOCK_K)", "range(0, K - BLOCK_K, BLOCK_K)"),
+    "one row of the origin only": ("b -= origin[:, None]", "b -= origin[:, None] * 0.5"),
+    "the distance of the next row": ("rows + (which[:, None].to(tl.int64) * D", "rows + ((which[:, None].to(tl.int64) ^ 1) * D"),
+}
+SANITIZED = None  # triton-viz cannot follow the gathered row
 
 
 @pytest.fixture(autouse=True)
@@ -85,3 +101,26 @@ def test_half_precision_distances_are_single(backend):
 def test_what_does_not_fit_is_named(x, rows, message):
     with pytest.raises(ValueError, match=message):
         nearest_row(x, rows)
+
+
+@pytest.mark.gpu
+@DTYPES
+@pytest.mark.parametrize("sizes", SPEC.gpu)
+def test_finds_the_smallest_distance(sizes, dtype):
+    """Distances are compared, not indices: of two rows that close either is right."""
+    x, table = SPEC.inputs(sizes, dtype, "cuda")
+    index, squared = nearest_row(x, table, backend="triton")
+    _, smallest = reference(x.double(), table.double())
+    torch.testing.assert_close((x.double() - table[index].double()).square().sum(1), smallest, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(squared.double(), smallest, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.gpu
+def test_past_two_to_the_31_numbers():
+    free_memory_or_skip(20)
+    columns = 64
+    x = torch.zeros(2**31 // columns + 5, columns, dtype=torch.bfloat16, device="cuda")
+    x[-1] = 1.0
+    rows = torch.stack([torch.zeros(columns), torch.ones(columns)]).to(x)
+    index, squared = nearest_row(x, rows, backend="triton")
+    assert index[-1] == 1 and index.sum() == 1 and squared.max() == 0

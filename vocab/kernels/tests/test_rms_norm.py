@@ -5,6 +5,26 @@ from torch.nn import functional as F
 from vocab.kernels import rms_norm as ops
 from vocab.kernels.interpret import interpreting
 from vocab.kernels.rms_norm import reference, rms_norm
+from vocab.kernels.tests.harness import free_memory_or_skip
+
+# One mistake each, as (what the file says, what it says instead); test_mutants.py makes them.
+MUTANTS = {
+    "a dropped mask": ("tl.load(x + start + cols, inside, other=0.0)", "tl.load(x + start + cols)"),
+    "a dropped mask on the way back": ("tl.load(dstream + start + cols, inside, other=0.0)", "tl.load(dstream + start + cols)"),
+    "a store past the row": ("tl.store(y + start + cols, result.to(y.dtype.element_ty), inside)", "tl.store(y + start + cols, result.to(y.dtype.element_ty))"),
+    "the mean over the block": ("tl.sum(value * value, 0) / D", "tl.sum(value * value, 0) / BLOCK"),
+    "eps left out": (" + tl.full((), eps, ACC)", ""),
+    "the residual left out of the norm": ("value = rounded.to(ACC)", "value = tl.load(x + start + cols, inside, other=0.0).to(ACC)"),
+    "unit offset left out": ("tl.load(weight + cols, inside, other=0.0).to(ACC) + OFFSET\n    tl.store", "tl.load(weight + cols, inside, other=0.0).to(ACC)\n    tl.store"),
+    "no projection in dx": ("(grad - normed * (tl.sum(grad * normed, 0) / D))", "grad"),
+    "the wrong sign in dx": ("result = scale * (grad - normed *", "result = scale * (grad + normed *"),
+    "the stream's gradient left out": ("if dstream is not None:\n", "if False:\n"),
+    "one row too few": ("range(tl.minimum(ROWS, N - first)):\n        scale", "range(tl.minimum(ROWS, N - first) - 1):\n        scale"),
+    "the last program runs on": ("range(tl.minimum(ROWS, N - first)):\n        scale", "range(ROWS):\n        scale"),
+    "dweight after the weight": ("dweight += grad * normed\n            grad *= tl.load(weight + cols, inside, other=0.0).to(ACC) + OFFSET", "grad *= tl.load(weight + cols, inside, other=0.0).to(ACC) + OFFSET\n            dweight += grad * normed"),
+}
+# Direction, and a mask whose loss triton-viz must see. It cannot follow the backward pass, whose loop depends on the program.
+SANITIZED = ("forward", "tl.load(x + start + cols, inside, other=0.0)", "tl.load(x + start + cols)")
 
 
 def tensors(*shapes, dtype=torch.float64):
@@ -82,3 +102,19 @@ def test_a_nan_stays_in_its_row():
 def test_a_row_too_wide_for_the_registers_is_refused():
     with interpreting(), pytest.raises(RuntimeError, match="a row of 4097 numbers is wider than the 4096"):
         rms_norm(torch.zeros(1, 4097, dtype=torch.float64), backend="triton")
+
+
+@pytest.mark.gpu
+def test_past_two_to_the_31_numbers():
+    free_memory_or_skip(30)
+    columns = 8192
+    rows = 2**31 // columns + 3
+    x = torch.ones(rows, columns, dtype=torch.bfloat16, device="cuda").requires_grad_()
+    with torch.no_grad():
+        x[-2:] = torch.arange(1, columns + 1, device="cuda") / columns
+    y = rms_norm(x, backend="triton")
+    torch.testing.assert_close(y[-2:], reference(x[-2:])[0])
+    y.backward(torch.ones_like(y))
+    last = x.detach()[-2:].clone().requires_grad_()
+    reference(last)[0].backward(torch.ones_like(last))
+    torch.testing.assert_close(x.grad[-2:], last.grad)

@@ -185,6 +185,35 @@ def test_weights_follow_the_module_and_its_logits():
     torch.testing.assert_close(loss(LOGITS.float(), TARGET), loss(LOGITS, TARGET).float())
 
 
+@pytest.mark.interp
+@pytest.mark.parametrize(("weight", "smoothing", "reduction"), [(None, 0.0, "mean"), (None, 0.3, "sum"), (WEIGHT, 0.0, "mean"), (WEIGHT, 0.0, "none")])
+def test_kernel_agrees(weight, smoothing, reduction, agree):
+    pytest.importorskip("triton")
+    from vocab.kernels.dispatch import watch
+    from vocab.kernels.interpret import interpreting
+
+    found = []
+    for backend in ("triton", "torch"):
+        loss = CrossEntropy(weight, label_smoothing=smoothing, reduction=reduction, backend=backend)
+        with interpreting(), watch() as seen:
+            found.append(value_and_slope(lambda z: loss(z, TARGET), LOGITS))
+        assert seen == [f"cross_entropy:{backend}"]
+    for ours, plain in zip(*found, strict=True):
+        agree(ours, plain, of="triton", rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.interp
+def test_kernel_says_what_it_does_not_take():
+    pytest.importorskip("triton")
+    from vocab.kernels.interpret import interpreting
+
+    with interpreting():
+        with pytest.raises(RuntimeError, match="target holds probabilities; backend='torch' computes the same"):
+            CrossEntropy(backend="triton")(LOGITS, SHARES)
+        with pytest.raises(RuntimeError, match="label smoothing has class weights"):
+            CrossEntropy(WEIGHT, label_smoothing=0.1, backend="triton")(LOGITS, TARGET)
+
+
 def test_numpy_variant_agrees(agree):
     z, target = LOGITS[..., 0].clone().requires_grad_(), TARGET[[0, 1, 2, 4, 4, 5], 0]
     for weight in (None, WEIGHT):

@@ -128,6 +128,29 @@ def test_there_is_no_second_derivative_and_it_says_so():
         torch.autograd.grad(linear_cross_entropy(h, WEIGHT, TARGET), h, create_graph=True)
 
 
+def test_a_small_gradient_survives_half_precision():
+    """Of 64 rows each pulls with 6e-6, below what float16 holds once it is divided by 64; a loss scale of 1,024 cannot bring it back."""
+    h, w = torch.ones(64, 1, dtype=torch.float16), torch.tensor([[12.0], [0.0]], dtype=torch.float16)
+    _, grad = gradients(lambda w: linear_cross_entropy(h, w, torch.zeros(64).long(), chunk=16), w, factor=2.0**10)
+    assert grad[1].item() == pytest.approx(2**10 / (1 + math.exp(12)), rel=0.02)
+
+
+@pytest.mark.interp
+@pytest.mark.parametrize("chunk", [2, 1024])
+def test_kernel_agrees(chunk, agree):
+    pytest.importorskip("triton")
+    from vocab.kernels.dispatch import watch
+    from vocab.kernels.interpret import interpreting
+
+    found = []
+    for backend in ("triton", "torch"):
+        with interpreting(), watch() as seen:
+            found.append(gradients(lambda h, w, b: linear_cross_entropy(h, w, TARGET, bias=b, chunk=chunk, backend=backend), HIDDEN, WEIGHT, BIAS))
+        assert seen == [f"linear_cross_entropy:{backend}"]
+    for ours, plain in zip(*found, strict=True):
+        agree(ours, plain, of="triton", rtol=1e-12)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
 def test_logits_of_ten_thousand(dtype):
     h = torch.tensor([[1e4], [1e4]], dtype=dtype, requires_grad=True)

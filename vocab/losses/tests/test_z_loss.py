@@ -71,6 +71,7 @@ def test_padding_does_not_count_whatever_it_holds():
 
 def test_nothing_to_count_costs_nothing():
     assert z_loss(LOGITS, 1.0, torch.zeros(5, dtype=torch.bool)).item() == 0 == z_loss(LOGITS[:0]).item()
+    assert z_loss(LOGITS, 0.0).item() == 0
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])

@@ -153,6 +153,9 @@ def test_running_statistics_can_be_left_alone_in_the_second_pass():
     with frozen_statistics(model):
         torch.testing.assert_close(model(x), expected, rtol=0, atol=0)
     torch.testing.assert_close(norm.state_dict(), kept, rtol=0, atol=0)
+    with pytest.raises(ZeroDivisionError), frozen_statistics(model):
+        model(x * (1 / 0))
+    assert norm.num_batches_tracked == 1
     model(x)
     assert norm.num_batches_tracked == 2 and not torch.equal(norm.running_mean, kept["running_mean"])
     model.eval()

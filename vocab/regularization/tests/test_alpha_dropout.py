@@ -84,6 +84,11 @@ def test_bad_probability_is_named(call, p, message):
         call(p)
 
 
+def test_integers_are_refused():
+    with pytest.raises(TypeError, match="x has dtype torch.int64; expected a floating-point dtype"):
+        AlphaDropout()(torch.ones(3).long())
+
+
 def test_numpy_variant_agrees(agree):
     x = torch.randn(50, 4).double()
     torch.manual_seed(5)

@@ -91,6 +91,8 @@ def test_alpha_decides_how_even_the_shares_are():
     for alpha in (0.1, 10.0):
         drawn[alpha] = np.std([cutmix(x, y, alpha, center=(0.5, 0.5))[2].item() for _ in range(200)])
     assert drawn[0.1] > 0.35 and drawn[10.0] < 0.2
+    default, one = (cutmix(x, y, *a, center=(0.5, 0.5), generator=torch.Generator().manual_seed(2))[2] for a in ((), (1.0,)))
+    assert default == one
 
 
 @pytest.mark.parametrize(

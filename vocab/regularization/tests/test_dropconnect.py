@@ -63,7 +63,8 @@ def test_dropped_weights_get_no_gradient_and_the_bias_always_does():
     assert set(layer.weight.grad.unique().tolist()) == {0.0, 2.0} and (layer.bias.grad == 1).all()
 
 
-def test_everything_dropped_leaves_the_bias():
+def test_nothing_dropped_leaves_no_variance_and_everything_dropped_the_bias():
+    assert output_variance(torch.ones(2, 3), torch.ones(1, 3), 0.0).tolist() == [[0.0, 0.0]]
     for per_sample in (False, True):
         layer = DropConnectLinear(4, 2, 1.0, per_sample)
         assert torch.equal(layer(torch.randn(3, 4)), layer.bias.expand(3, 2))
@@ -86,7 +87,9 @@ def test_the_mean_weights_are_not_the_mean_output_behind_a_relu():
         (lambda: DropConnectLinear(3, 2, 1.5), "p=1.5 is not between 0 and 1"),
         (lambda: DropConnectLinear(3, 2)(torch.zeros(4, 5)), r"x has shape \(4, 5\); expected \(batch, in_features=3\)"),
         (lambda: output_variance(torch.ones(2, 3), torch.ones(1, 3), 1.0), "p=1.0 is not from 0 to below 1"),
+        (lambda: output_variance(torch.ones(2, 3), torch.ones(1, 3), -0.1), "p=-0.1 is not from 0 to below 1"),
         (lambda: output_variance(torch.ones(2, 3), torch.ones(1, 4), 0.5), r"expected \(batch, in_features=3\)"),
+        (lambda: output_variance(torch.ones(3), torch.ones(1, 3), 0.5), r"weight has shape \(3,\); expected \(out_features, in_features\)"),
     ],
 )
 def test_what_does_not_fit_is_named(call, message):

@@ -95,6 +95,21 @@ def test_a_generator_repeats_the_draws():
     assert not torch.equal(mixup(x, y, 0.5, n_classes=4)[0], one[0])
 
 
+def test_default_is_the_weak_mixing_of_the_paper():
+    x, y = batch()
+    one, two = (mixup(x, y, *alpha, n_classes=4, generator=torch.Generator().manual_seed(5)) for alpha in ((), (0.2,)))
+    assert one[2] == two[2] and not one[2] == mixup(x, y, 0.3, n_classes=4, generator=torch.Generator().manual_seed(5))[2]
+
+
+def test_each_image_can_have_a_weight_of_its_own():
+    x, y = torch.randn(5, 3, 2, 2).double(), torch.randn(5, 4).double()
+    order = torch.tensor([1, 2, 3, 4, 0])
+    mixed, target, lam = mixup(x, y, alpha=1.0, per_sample=True, permutation=order)
+    for i, j in enumerate(order.tolist()):
+        torch.testing.assert_close(mixed[i], lam[i] * x[i] + (1 - lam[i]) * x[j])
+        torch.testing.assert_close(target[i], lam[i] * y[i] + (1 - lam[i]) * y[j])
+
+
 def test_every_example_is_a_partner_once():
     x = torch.arange(50.0).view(50, 1)
     assert sorted(mixup(x, x, lam=0.0)[0].flatten().tolist()) == list(range(50))

@@ -104,6 +104,13 @@ def test_bad_options_say_which_and_why(call, message):
         call()
 
 
+def test_what_is_no_activation_is_named():
+    with pytest.raises(TypeError, match="residual has dtype torch.int64; expected a floating-point dtype"):
+        DropPath(0.1)(torch.ones(3, 2).long())
+    with pytest.raises(TypeError, match="residual is a list"):
+        DropPath(0.1).eval()([1.0])
+
+
 def test_numpy_variant_agrees(agree):
     x = torch.randn(8, 3).double()
     ours = DropPath(0.4)(x)

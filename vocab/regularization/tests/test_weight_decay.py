@@ -99,12 +99,12 @@ def test_erratum_behind_a_norm_growing_weights_raise_no_logit():
 
 def test_gains_biases_and_embeddings_are_left_alone():
     model = nn.ModuleDict({"table": nn.Embedding(7, 4), "bag": nn.EmbeddingBag(7, 4), "conv": nn.Conv1d(4, 4, 3), "norm": nn.LayerNorm(4),
-                           "first": nn.Linear(4, 4), "frozen": nn.Linear(4, 4).requires_grad_(False)})
+                           "first": nn.Linear(4, 4), "second": nn.Linear(4, 2), "frozen": nn.Linear(4, 4).requires_grad_(False)})
     model["first"].weight = model["conv"].weight  # shared: taken once
     shrinks, stays = decay_groups(model, 0.1)
     names = {id(p): name for name, p in model.named_parameters()}
-    assert [names[id(p)] for p in shrinks["params"]] == ["conv.weight"] and shrinks["weight_decay"] == 0.1
-    assert {names[id(p)] for p in stays["params"]} == {"table.weight", "bag.weight", "conv.bias", "norm.weight", "norm.bias", "first.bias"}
+    assert [names[id(p)] for p in shrinks["params"]] == ["conv.weight", "second.weight"] and shrinks["weight_decay"] == 0.1
+    assert {names[id(p)] for p in stays["params"]} == {"table.weight", "bag.weight", "conv.bias", "norm.weight", "norm.bias", "first.bias", "second.bias"}
     assert stays["weight_decay"] == 0.0
     optimizer = torch.optim.AdamW([shrinks, stays], lr=0.5, weight_decay=0.9)
     for p in model.parameters():
@@ -120,8 +120,10 @@ def test_bad_strengths_say_which_and_why(lr, wd):
         decoupled_weight_decay_(torch.ones(1), lr, wd)
 
 
-def test_the_strongest_decay_leaves_zero():
+def test_the_strongest_decay_leaves_zero_and_a_warmup_that_starts_at_zero_leaves_all():
     w = torch.ones(2)
+    decoupled_weight_decay_(w, 0.0, 0.1)
+    assert (w == 1).all()
     decoupled_weight_decay_(w, 1.0, 1.0)
     assert (w == 0).all()
 
