@@ -9,27 +9,33 @@ import torch
 from torch import Tensor, nn
 
 from vocab.check import expect
+from vocab.kernels.softmax import applies, fused
 
 __all__ = ["LogSoftmax", "log_softmax", "logsumexp"]
 
 
-def log_softmax(x: Tensor, dim: int = -1) -> Tensor:
+def log_softmax(x: Tensor, dim: int = -1, *, backend: str = "auto") -> Tensor:
     """Computes the logarithm of the softmax along one axis; finite for all finite logits.
 
     Args:
         x: Logits, any shape.
         dim: The axis along which the exponentials of the result sum to 1.
+        backend: ``"auto"``, ``"torch"`` or ``"triton"``.
 
     Shapes:
         x ``(...)`` -> ``(...)``, 0 or below.
 
     Raises:
         ValueError: If ``dim`` is no axis of ``x``.
+        RuntimeError: If ``backend="triton"`` cannot run here; the message says why.
 
     Examples:
         >>> log_softmax(torch.tensor([0.0, -1000.0]))
         tensor([    0., -1000.])
     """
+    _check(x, dim)
+    if x.ndim and applies(x, backend, "log_softmax"):
+        return fused(x.movedim(dim, -1), kind="log_softmax").movedim(-1, dim)
     z, _ = _shifted(x, dim)
     return (z - z.exp().sum(dim, keepdim=True).log()).to(x.dtype)
 
@@ -52,16 +58,20 @@ def logsumexp(x: Tensor, dim: int, keepdim: bool = False) -> Tensor:
         >>> logsumexp(torch.tensor([1000.0, 1000.0]), 0)
         tensor(1000.6932)
     """
+    _check(x, dim)
     z, top = _shifted(x, dim)
     y = z.exp().sum(dim, keepdim=True).log() + top
     return (y if keepdim else y.squeeze(dim)).to(x.dtype)
 
 
-def _shifted(x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-    """The logits less their maximum, and the maximum."""
+def _check(x: Tensor, dim: int) -> None:
     expect("x", x, "...")
     if not -x.ndim <= dim < x.ndim:
         raise ValueError(f"dim={dim} is not an axis of x, whose shape is {tuple(x.shape)}")
+
+
+def _shifted(x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    """The logits less their maximum, and the maximum."""
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
     top = wide.detach().amax(dim, keepdim=True)
     top = top.masked_fill(top.isinf(), 0.0)  # -inf less -inf would be NaN: a row of nothing has the sum 0

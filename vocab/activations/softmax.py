@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from vocab.check import expect
+from vocab.kernels.softmax import applies, fused
 
 __all__ = ["Softmax", "softmax"]
 
 
-def softmax(x: Tensor, dim: int = -1, temperature: float = 1.0, mask: Tensor | None = None) -> Tensor:
+def softmax(x: Tensor, dim: int = -1, temperature: float = 1.0, mask: Tensor | None = None, *, backend: str = "auto") -> Tensor:
     """Exponentiates and divides by the sum along one axis.
 
     Args:
@@ -22,12 +23,14 @@ def softmax(x: Tensor, dim: int = -1, temperature: float = 1.0, mask: Tensor | N
         temperature: Divides the logits: below 1 sharper, above 1 flatter. 0 is the limit, a one at the (first) largest
             logit and zeros elsewhere; infinity is uniform.
         mask: True where a logit takes part; the others get 0. Where none takes part, the result is NaN.
+        backend: ``"auto"``, ``"torch"`` or ``"triton"``. The kernel takes positive finite temperatures.
 
     Shapes:
         x ``(...)``, mask of a shape that broadcasts to it -> ``(...)``.
 
     Raises:
         ValueError: If ``dim`` is no axis of ``x``, ``temperature`` is negative, or ``mask`` does not broadcast.
+        RuntimeError: If ``backend="triton"`` cannot run here; the message says why.
 
     Examples:
         >>> softmax(torch.tensor([1000.0, 1000.0, 999.0]))
@@ -40,12 +43,19 @@ def softmax(x: Tensor, dim: int = -1, temperature: float = 1.0, mask: Tensor | N
         raise ValueError(f"dim={dim} is not an axis of x, whose shape is {tuple(x.shape)}")
     if not temperature >= 0:
         raise ValueError(f"temperature={temperature} is negative or no number")
-    wide = x.to(torch.promote_types(x.dtype, torch.float32))
-    z = wide / temperature if temperature else wide
     if mask is not None:
         expect("mask", mask, "...", dtype="bool")
         if mask.ndim > x.ndim or any(m not in (1, n) for m, n in zip(mask.shape[::-1], x.shape[::-1])):
             raise ValueError(f"mask has shape {tuple(mask.shape)}, which does not broadcast to that of x, {tuple(x.shape)}")
+    limit = None if 0 < temperature < float("inf") else f"temperature={temperature} is a limit"
+    if x.ndim and applies(x, backend, limit=limit):
+        rows = x.movedim(dim, -1)
+        shown = None if mask is None else mask.expand(x.shape).movedim(dim, -1)
+        return fused(rows, shown, kind="softmax", temperature=temperature).movedim(-1, dim)
+
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    z = wide / temperature if temperature else wide
+    if mask is not None:
         z = z.masked_fill(~mask, -torch.inf)
     top = z.detach().amax(dim, keepdim=True)
     if not temperature:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from vocab.activations.sigmoid import sigmoid
 from vocab.check import expect
+from vocab.kernels.gated_unit import applies, fused
 from vocab.layers.feed_forward import activation_function
 from vocab.layers.linear import Linear
 
@@ -54,12 +55,15 @@ class GatedLinearUnit(nn.Module):
         out_features: Outputs; the matrix has twice as many rows.
         activation: The function on the gate; a name that ``activation_function`` knows.
         bias: Whether values and gates have a bias.
+        backend: ``"auto"``, ``"torch"`` or ``"triton"`` (one kernel for activation and product). The kernel has no ``"tanh"`` and
+            no ``"identity"``.
 
     Shapes:
         x ``(..., in_features)`` -> ``(..., out_features)``.
 
     Raises:
         ValueError: If the activation is not known or ``x`` has another width.
+        RuntimeError: If ``backend="triton"`` cannot run here; the message says why.
 
     Examples:
         >>> import torch
@@ -69,15 +73,19 @@ class GatedLinearUnit(nn.Module):
     """
 
     def __init__(
-        self, in_features: int, out_features: int, *, activation: str = "sigmoid", bias: bool = True
+        self, in_features: int, out_features: int, *, activation: str = "sigmoid", bias: bool = True, backend: str = "auto"
     ) -> None:
         super().__init__()
         self.activation = activation_function(activation)
+        self.activation_name, self.backend = activation, backend
         self.proj = Linear(in_features, 2 * out_features, bias)
 
     def forward(self, x: Tensor) -> Tensor:
         expect("x", x, "... in_features", in_features=self.proj.in_features)
-        return self.combine(*self.proj(x).chunk(2, -1))
+        both = self.proj(x)
+        if applies(both, self.activation_name, self.backend):
+            return fused(both, order="up_gate", activation=self.activation_name, **self.constants())
+        return self.combine(*both.chunk(2, -1))
 
     def combine(self, value: Tensor, gate: Tensor) -> Tensor:
         """What is made of the two maps; a variant of the unit replaces this.
@@ -87,6 +95,10 @@ class GatedLinearUnit(nn.Module):
             gate: How far, before the activation.
         """
         return value * self.activation(gate)
+
+    def constants(self) -> dict[str, float]:
+        """What the kernel must know of a variant besides its activation."""
+        return {}
 
 
 class GatedFeedForward(GatedLinearUnit):
@@ -98,12 +110,14 @@ class GatedFeedForward(GatedLinearUnit):
         activation: The function on the gate.
         multiple_of: What the hidden width is rounded up to, if it is not given.
         bias: Whether the maps have a bias.
+        backend: See ``GatedLinearUnit``.
 
     Shapes:
         x ``(B, T, D)`` -> ``(B, T, D)``.
 
     Raises:
         ValueError: If a setting cannot be or ``x`` has another shape.
+        RuntimeError: If ``backend="triton"`` cannot run here; the message says why.
 
     Examples:
         >>> sum(p.numel() for p in GatedFeedForward(d_model=48).parameters()) == 8 * 48**2
@@ -118,9 +132,10 @@ class GatedFeedForward(GatedLinearUnit):
         activation: str = "sigmoid",
         multiple_of: int = 1,
         bias: bool = False,
+        backend: str = "auto",
     ) -> None:
         d_ff = matched_width(d_model, multiple_of) if d_ff is None else d_ff
-        super().__init__(d_model, d_ff, activation=activation, bias=bias)
+        super().__init__(d_model, d_ff, activation=activation, bias=bias, backend=backend)
         self.down = Linear(d_ff, d_model, bias)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -22,12 +22,14 @@ class GEGLU(GatedFeedForward):
         d_ff: Hidden width F; two thirds of ``4 * d_model`` if not given.
         approximate: ``"none"`` for the exact GELU, ``"tanh"`` for the form of T5 1.1 and Gemma.
         bias: Whether the three maps have a bias.
+        backend: ``"auto"``, ``"torch"`` or ``"triton"`` (one kernel for all between the matrices).
 
     Shapes:
         x ``(B, T, D)`` -> ``(B, T, D)``.
 
     Raises:
         ValueError: If ``approximate`` is another word or ``x`` has another shape.
+        RuntimeError: If ``backend="triton"`` cannot run here; the message says why.
 
     Examples:
         >>> import torch
@@ -37,8 +39,8 @@ class GEGLU(GatedFeedForward):
     """
 
     def __init__(
-        self, d_model: int, d_ff: int | None = None, *, approximate: str = "none", bias: bool = False
+        self, d_model: int, d_ff: int | None = None, *, approximate: str = "none", bias: bool = False, backend: str = "auto"
     ) -> None:
         if approximate not in ("none", "tanh"):
             raise ValueError(f"approximate={approximate!r} is neither 'none' nor 'tanh'")
-        super().__init__(d_model, d_ff, activation="gelu" if approximate == "none" else "gelu_tanh", bias=bias)
+        super().__init__(d_model, d_ff, activation="gelu" if approximate == "none" else "gelu_tanh", bias=bias, backend=backend)

@@ -25,12 +25,14 @@ class ReGLU(GatedFeedForward):
         d_model: Width D of input and output.
         d_ff: Hidden width F; two thirds of ``4 * d_model`` if not given.
         bias: Whether the three maps have a bias.
+        backend: ``"auto"``, ``"torch"`` or ``"triton"`` (one kernel for all between the matrices).
 
     Shapes:
         x ``(B, T, D)`` -> ``(B, T, D)``.
 
     Raises:
         ValueError: If ``x`` has another shape.
+        RuntimeError: If ``backend="triton"`` cannot run here; the message says why.
 
     Examples:
         >>> layer = ReGLU(d_model=6)
@@ -38,8 +40,8 @@ class ReGLU(GatedFeedForward):
         (16, 1.0)
     """
 
-    def __init__(self, d_model: int, d_ff: int | None = None, *, bias: bool = False) -> None:
-        super().__init__(d_model, d_ff, activation="relu", bias=bias)
+    def __init__(self, d_model: int, d_ff: int | None = None, *, bias: bool = False, backend: str = "auto") -> None:
+        super().__init__(d_model, d_ff, activation="relu", bias=bias, backend=backend)
 
     @torch.no_grad()
     def sparsity(self, x: Tensor) -> Tensor:

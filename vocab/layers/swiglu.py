@@ -11,6 +11,7 @@ from torch import Tensor
 
 from vocab.activations.sigmoid import sigmoid
 from vocab.check import expect
+from vocab.kernels.gated_unit import applies, fused
 from vocab.layers.gated_linear_unit import GatedFeedForward
 
 __all__ = ["SwiGLU", "swiglu"]
@@ -31,12 +32,14 @@ class SwiGLU(GatedFeedForward):
         beta: Steepness of the sigmoid in the gate; 1 is SiLU.
         limit: See ``swiglu``.
         offset: See ``swiglu``.
+        backend: ``"auto"``, ``"torch"`` or ``"triton"`` (one kernel for all between the matrices).
 
     Shapes:
         x ``(B, T, D)`` -> ``(B, T, D)``.
 
     Raises:
         ValueError: If a setting cannot be or ``x`` has another shape.
+        RuntimeError: If ``backend="triton"`` cannot run here; the message says why.
 
     Examples:
         >>> layer = SwiGLU(d_model=96)
@@ -54,17 +57,21 @@ class SwiGLU(GatedFeedForward):
         beta: float = 1.0,
         limit: float | None = None,
         offset: float = 0.0,
+        backend: str = "auto",
     ) -> None:
-        super().__init__(d_model, d_ff, activation="silu", multiple_of=multiple_of, bias=bias)
+        super().__init__(d_model, d_ff, activation="silu", multiple_of=multiple_of, bias=bias, backend=backend)
         swiglu(torch.zeros(0), torch.zeros(0), limit=limit)  # a wrong limit should not wait for the first batch
         self.beta, self.limit, self.offset = beta, limit, offset
 
     def combine(self, value: Tensor, gate: Tensor) -> Tensor:
-        return swiglu(gate, value, beta=self.beta, limit=self.limit, offset=self.offset)
+        return swiglu(gate, value, beta=self.beta, limit=self.limit, offset=self.offset, backend="torch")
+
+    def constants(self) -> dict[str, float]:
+        return {"beta": self.beta, "limit": self.limit or 0.0, "offset": self.offset}
 
 
 def swiglu(
-    gate: Tensor, up: Tensor, *, beta: float = 1.0, limit: float | None = None, offset: float = 0.0
+    gate: Tensor, up: Tensor, *, beta: float = 1.0, limit: float | None = None, offset: float = 0.0, backend: str = "auto"
 ) -> Tensor:
     """Multiplies ``up`` by the SiLU of ``gate``.
 
@@ -76,9 +83,11 @@ def swiglu(
         beta: Steepness of the sigmoid; ``gate * sigmoid(beta * gate)``.
         limit: ``gate`` is cut off above it, ``up`` on both sides; None leaves them. gpt-oss has 7.
         offset: Added to ``up``, after the limit; gpt-oss has 1, with ``beta=1.702``.
+        backend: ``"auto"``, ``"torch"`` or ``"triton"``.
 
     Raises:
         ValueError: If the shapes differ or ``limit`` is not above 0.
+        RuntimeError: If ``backend="triton"`` cannot run here; the message says why.
 
     Examples:
         >>> swiglu(torch.tensor([20.0, 0.0, -20.0]), torch.tensor([3.0, 3.0, 3.0])).round(decimals=4)
@@ -88,9 +97,11 @@ def swiglu(
     expect("up", up, "...")
     if gate.shape != up.shape:
         raise ValueError(f"gate has shape {tuple(gate.shape)} and up {tuple(up.shape)}; expected the same")
+    if limit is not None and limit <= 0:
+        raise ValueError(f"limit={limit} is not above 0; None sets no limit")
+    if applies(gate, "silu", backend, None if gate.dtype == up.dtype else f"gate is {gate.dtype} and up is {up.dtype}"):
+        return fused(gate, up, activation="silu", beta=beta, limit=limit or 0.0, offset=offset)
     if limit is not None:
-        if limit <= 0:
-            raise ValueError(f"limit={limit} is not above 0; None sets no limit")
         gate, up = gate.clamp(max=limit), up.clamp(-limit, limit)
     dtype = torch.promote_types(gate.dtype, torch.float32)
     wide = gate.to(dtype)

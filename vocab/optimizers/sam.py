@@ -61,9 +61,6 @@ class SAM(Optimizer):
         if not rho >= 0:
             raise ValueError(f"rho={rho} is not 0 or more")
         super().__init__(params, {"rho": rho, "adaptive": adaptive, **kw})
-        for group in self.param_groups:
-            if not group["rho"] >= 0:
-                raise ValueError(f"rho={group['rho']} is not 0 or more")
         self.base = base_optimizer(self.param_groups, **kw)
         self._share()
         self._kept: dict[Tensor, Tensor] = {}
@@ -74,6 +71,8 @@ class SAM(Optimizer):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Adds a group to both optimizers."""
+        if not param_group.get("rho", 0.0) >= 0:
+            raise ValueError(f"rho={param_group['rho']} is not 0 or more")
         if not hasattr(self, "base"):  # while torch's constructor collects the groups
             return super().add_param_group(param_group)
         self.base.add_param_group({"rho": self.defaults["rho"], "adaptive": self.defaults["adaptive"], **param_group})

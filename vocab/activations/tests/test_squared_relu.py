@@ -89,6 +89,20 @@ def test_numbers_that_are_no_floats_are_refused():
         squared_relu(torch.ones(3, dtype=torch.int64))
 
 
+@pytest.mark.interp
+def test_kernel_agrees(agree):
+    pytest.importorskip("triton")
+    from vocab.kernels.dispatch import watch
+    from vocab.kernels.interpret import interpreting
+
+    x = GRID.clone().requires_grad_()
+    with interpreting(), watch() as seen:
+        y = SquaredReLU(backend="triton")(x)
+        agree(y, squared_relu(GRID, backend="torch"), of="triton", rtol=1e-12)
+        agree(torch.autograd.grad(y.sum(), x)[0], slope(squared_relu), of="triton", rtol=1e-12)
+    assert seen[:2] == ["gated_unit:triton", "gated_unit:torch"]
+
+
 def test_numpy_variant_agrees(agree):
     agree(numpy_variant.squared_relu(GRID.numpy()), squared_relu(GRID))
     agree(numpy_variant.slope(GRID.numpy()), slope(squared_relu))

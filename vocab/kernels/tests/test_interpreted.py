@@ -69,7 +69,8 @@ def test_gradient_of_a_sum_is_expanded_and_still_right(name):
         total = sum(y.sum() for y in outputs(spec, inputs, backend=backend) if y.requires_grad)
         gradients.append(torch.autograd.grad(total, wanted))
     for a, b in zip(*gradients, strict=True):
-        assert relative(a, b) <= 1e-12
+        # The sum of a softmax does not depend on its input: a gradient of nothing but rounding.
+        assert relative(a, b) <= 1e-12 or max(a.norm(), b.norm()) <= 1e-12
 
 
 @pytest.mark.parametrize("name", [n for n in NAMES if "backward" in SPECS[n].directions])

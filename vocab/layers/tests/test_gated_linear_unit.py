@@ -145,6 +145,32 @@ def test_numpy_variant_agrees(agree):
     agree(numpy_glu(x.numpy()), glu(x))
 
 
+@pytest.mark.interp
+@pytest.mark.parametrize("name", ["sigmoid", "silu", "gelu", "gelu_tanh", "relu"])
+def test_kernel_agrees(name, agree):
+    pytest.importorskip("triton")
+    from vocab.kernels.dispatch import watch
+    from vocab.kernels.interpret import interpreting
+
+    layer, x, found = GatedFeedForward(4, 6, activation=name, bias=True).double(), torch.randn(2, 5, 4, dtype=D, requires_grad=True), []
+    for layer.backend in ("triton", "torch"):
+        with interpreting(), watch() as seen:
+            y = layer(x)
+            found.append((y, *torch.autograd.grad(y.square().sum(), (x, *layer.parameters()))))
+        assert seen == [f"gated_unit:{layer.backend}"]
+    for ours, plain in zip(*found, strict=True):
+        agree(ours, plain, of="triton", rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.interp
+def test_kernel_says_which_gate_it_does_not_have():
+    pytest.importorskip("triton")
+    from vocab.kernels.interpret import interpreting
+
+    with interpreting(), pytest.raises(RuntimeError, match="it has no activation 'tanh'; backend='torch' computes the same"):
+        GatedLinearUnit(4, 3, activation="tanh", backend="triton")(torch.zeros(2, 4))
+
+
 @pytest.mark.parametrize("name", GATES)
 def test_the_slopes_of_the_demo_are_those_of_autograd(name):
     g = torch.linspace(-4, 4, 50, dtype=D, requires_grad=True)

@@ -74,6 +74,23 @@ def test_numpy_variant_agrees(agree):
     agree(numpy_geglu(x.numpy(), gate, up, layer.down.weight.detach().numpy()), layer(x))
 
 
+@pytest.mark.interp
+@pytest.mark.parametrize("approximate", ["none", "tanh"])
+def test_kernel_agrees(approximate, agree):
+    pytest.importorskip("triton")
+    from vocab.kernels.dispatch import watch
+    from vocab.kernels.interpret import interpreting
+
+    layer, x, found = GEGLU(4, 6, approximate=approximate).double(), torch.randn(2, 5, 4, dtype=D, requires_grad=True), []
+    for layer.backend in ("triton", "torch"):
+        with interpreting(), watch() as seen:
+            y = layer(x)
+            found.append((y, *torch.autograd.grad(y.square().sum(), (x, *layer.parameters()))))
+        assert seen == [f"gated_unit:{layer.backend}"]
+    for ours, plain in zip(*found, strict=True):
+        agree(ours, plain, of="triton", rtol=1e-12, atol=1e-15)
+
+
 @pytest.mark.oracle("torch.autograd with the same start")
 def test_the_demos_hand_written_training_is_gradient_descent(agree):
     acts = dict(sigmoid=torch.sigmoid, ReLU=F.relu, GELU=F.gelu, SiLU=F.silu)

@@ -101,6 +101,22 @@ def test_numpy_variant_agrees(agree):
     np.testing.assert_allclose(1 - total / 60, layer.sparsity(x[None]))
 
 
+@pytest.mark.interp
+def test_kernel_agrees(agree):
+    pytest.importorskip("triton")
+    from vocab.kernels.dispatch import watch
+    from vocab.kernels.interpret import interpreting
+
+    layer, x, found = ReGLU(4, 6).double(), torch.randn(2, 5, 4, dtype=D, requires_grad=True), []
+    for layer.backend in ("triton", "torch"):
+        with interpreting(), watch() as seen:
+            y = layer(x)
+            found.append((y, *torch.autograd.grad(y.square().sum(), (x, *layer.parameters()))))
+        assert seen == [f"gated_unit:{layer.backend}"]
+    for ours, plain in zip(*found, strict=True):
+        agree(ours, plain, of="triton", rtol=1e-12, atol=1e-15)
+
+
 def test_wrong_shapes_name_the_expected_one():
     for shape in [(5, 4), (2, 5, 3)]:
         for call in (ReGLU(4), ReGLU(4).sparsity):

@@ -213,6 +213,23 @@ def test_what_is_no_matrix_is_refused_before_training():
         newton_schulz(torch.zeros(3))
 
 
+def test_without_momentum_and_rounds_it_is_normalized_gradient_descent():
+    (w,) = layers((4, 4))
+    optimizer, x = Muon([w], lr=0.1, momentum=0.0, ns_steps=0, weight_decay=0.0, ns_dtype=None), w.detach().clone()
+    for _ in range(5):
+        w.grad = torch.randn(4, 4, dtype=torch.float64)
+        x -= 0.1 * w.grad / w.grad.norm()
+        optimizer.step()
+    torch.testing.assert_close(w.detach(), x)
+
+
+def test_by_default_five_rounds_that_do_not_see_the_size_of_a_gradient_down_to_1e_7():
+    x = torch.randn(3, 4, dtype=torch.float64)
+    torch.testing.assert_close(newton_schulz(x), newton_schulz(x, steps=5), rtol=0, atol=0)
+    torch.testing.assert_close(newton_schulz(1e-6 * x / x.norm()), newton_schulz(x))
+    assert newton_schulz(1e-11 * x / x.norm()).norm() < 0.1 * newton_schulz(x).norm(), "far below it the step fades with the gradient"
+
+
 @pytest.mark.parametrize("shape", [(5, 3), (3, 7)])
 def test_numpy_variant_agrees(agree, shape):
     (w,) = layers(shape)

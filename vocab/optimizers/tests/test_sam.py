@@ -209,8 +209,13 @@ def test_steps_that_cannot_be_raise():
     for options in (dict(rho=-0.1), dict(rho=float("nan"))):
         with pytest.raises(ValueError, match="rho="):
             SAM(layers((3,)), lr=0.1, **options)
+    with pytest.raises(ValueError, match="rho=-0.1 is not 0 or more"):  # that of groups to come
+        SAM([{"params": layers((3,)), "rho": 0.1}], rho=-0.1, lr=0.1)
     with pytest.raises(ValueError, match="rho=-1 is not 0 or more"):
         SAM([{"params": layers((3,)), "rho": -1}], lr=0.1)
+    with pytest.raises(ValueError, match="rho=-2 is not 0 or more"):
+        optimizer.add_param_group({"params": layers((2,)), "rho": -2})
+    assert len(optimizer.param_groups) == 1
     embedding = nn.Embedding(4, 2, sparse=True)
     sparse = SAM(embedding.parameters(), lr=0.1)
     with pytest.raises(RuntimeError, match="SAM takes no sparse gradients"):
