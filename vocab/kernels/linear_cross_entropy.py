@@ -23,8 +23,8 @@ __all__ = ["SPEC", "applies", "fused", "linear_cross_entropy", "reference"]
 WORTHWHILE = 2**26
 
 
-def _launch(hidden, weight, bias, target, ignore_index, softcap, chunk, for_hidden, for_weight, for_bias):
-    loss, dhidden, dweight, dbias = _fake(hidden, weight, bias, target, ignore_index, softcap, chunk, for_hidden, for_weight, for_bias)
+def _launch(hidden, weight, bias, target, ignore_index, softcap, chunk, skip_diagonal, for_hidden, for_weight, for_bias):
+    loss, dhidden, dweight, dbias = _fake(hidden, weight, bias, target, ignore_index, softcap, chunk, skip_diagonal, for_hidden, for_weight, for_bias)
     rows, vocabulary = min(chunk, len(hidden)), len(weight)
     log_z, ones = torch.empty((rows,), dtype=loss.dtype, device=loss.device), torch.ones(rows, dtype=loss.dtype, device=loss.device)
     scratch = torch.empty((rows, vocabulary), dtype=hidden.dtype, device=hidden.device)
@@ -41,6 +41,8 @@ def _launch(hidden, weight, bias, target, ignore_index, softcap, chunk, for_hidd
         torch.mm(part, weight.T, out=logits)
         if bias is not None:
             logits += bias
+        if skip_diagonal:
+            logits.diagonal(start).fill_(float("-inf"))
         by_row._forward_kernel[(n,)](logits, aims, loss[start:], log_z, *sizes, SMOOTH=False, STAGES=stages, **constants)
         if not (for_hidden or for_weight or for_bias):
             continue
@@ -56,7 +58,7 @@ def _launch(hidden, weight, bias, target, ignore_index, softcap, chunk, for_hidd
     return loss, dhidden, dweight.copy_(sum_weight), dbias.copy_(sum_bias)
 
 
-def _fake(hidden, weight, bias, target, ignore_index, softcap, chunk, for_hidden, for_weight, for_bias):
+def _fake(hidden, weight, bias, target, ignore_index, softcap, chunk, skip_diagonal, for_hidden, for_weight, for_bias):
     acc = accumulator(hidden.dtype)
 
     def empty(shape, dtype):
@@ -68,9 +70,11 @@ def _fake(hidden, weight, bias, target, ignore_index, softcap, chunk, for_hidden
     )  # fmt: skip
 
 
-def _plain(hidden, weight, bias, target, ignore_index, softcap, chunk, for_hidden, for_weight, for_bias):
-    empty = _fake(hidden, weight, bias, target, ignore_index, softcap, chunk, for_hidden, for_weight, for_bias)
+def _plain(hidden, weight, bias, target, ignore_index, softcap, chunk, skip_diagonal, for_hidden, for_weight, for_bias):
+    empty = _fake(hidden, weight, bias, target, ignore_index, softcap, chunk, skip_diagonal, for_hidden, for_weight, for_bias)
     logits = F.linear(hidden, weight, bias)
+    if skip_diagonal:
+        logits.fill_diagonal_(float("-inf"))
     loss, log_z = by_row.reference(logits, target, ignore_index=ignore_index, softcap=softcap)
     dlogits = by_row._backward_plain(torch.ones_like(loss), None, logits, target, log_z, ignore_index, 0.0, softcap)
     wanted = (for_hidden, for_weight, for_bias)
@@ -80,8 +84,8 @@ def _plain(hidden, weight, bias, target, ignore_index, softcap, chunk, for_hidde
 
 _chunked = register(
     "vocab::linear_cross_entropy",
-    "(Tensor hidden, Tensor weight, Tensor? bias, Tensor target, int ignore_index, float softcap, int chunk, bool for_hidden, "
-    "bool for_weight, bool for_bias) -> (Tensor, Tensor, Tensor, Tensor)",
+    "(Tensor hidden, Tensor weight, Tensor? bias, Tensor target, int ignore_index, float softcap, int chunk, bool skip_diagonal, "
+    "bool for_hidden, bool for_weight, bool for_bias) -> (Tensor, Tensor, Tensor, Tensor)",
     launch=_launch,
     plain=_plain,
     fake=_fake,
@@ -90,8 +94,8 @@ _chunked = register(
 
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, hidden, weight, bias, target, ignore_index, softcap, chunk):
-        loss, *gradients = _chunked(hidden, weight, bias, target, ignore_index, softcap, chunk, *ctx.needs_input_grad[:3])
+    def forward(ctx, hidden, weight, bias, target, ignore_index, softcap, chunk, skip_diagonal):
+        loss, *gradients = _chunked(hidden, weight, bias, target, ignore_index, softcap, chunk, skip_diagonal, *ctx.needs_input_grad[:3])
         count = (target != ignore_index).sum().clamp(min=1)
         ctx.save_for_backward(count, *gradients)
         ctx.dtypes = hidden.dtype, weight.dtype, None if bias is None else bias.dtype
@@ -102,7 +106,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
     def backward(ctx, upstream):
         count, *gradients = ctx.saved_tensors
         asked = zip(gradients, ctx.dtypes, ctx.needs_input_grad)
-        return *((upstream / count * g).to(dtype) if needed else None for g, dtype, needed in asked), None, None, None, None
+        return *((upstream / count * g).to(dtype) if needed else None for g, dtype, needed in asked), *(None,) * 5
 
 
 def linear_cross_entropy(
@@ -146,9 +150,10 @@ def applies(hidden: Tensor, weight: Tensor, backend: str) -> bool:
     return use_triton("linear_cross_entropy", backend, hidden, limit=limit, worthwhile=worthwhile)
 
 
-def fused(hidden: Tensor, weight: Tensor, target: Tensor, *, bias: Tensor | None, ignore_index: int, softcap: float, chunk: int) -> Tensor:
-    """``linear_cross_entropy`` by the kernel, whatever the size."""
-    return _LinearCrossEntropy.apply(hidden, weight, bias, target, ignore_index, softcap, chunk)
+def fused(hidden: Tensor, weight: Tensor, target: Tensor, *, bias: Tensor | None, ignore_index: int, softcap: float, chunk: int,
+          skip_diagonal: bool = False) -> Tensor:  # fmt: skip
+    """``linear_cross_entropy`` by the kernel, whatever the size; ``skip_diagonal`` leaves class i out for row i."""
+    return _LinearCrossEntropy.apply(hidden, weight, bias, target, ignore_index, softcap, chunk, skip_diagonal)
 
 
 def reference(

@@ -37,7 +37,7 @@ def test_reference_is_a_linear_layer_and_torchs_cross_entropy():
 
 def test_operator_on_a_cpu_without_interpreter_is_the_closed_form():
     (hidden, weight, bias), target = example()
-    loss, *gradients = torch.ops.vocab.linear_cross_entropy(hidden, weight, bias, target, -100, 3.0, 2, True, True, True)
+    loss, *gradients = torch.ops.vocab.linear_cross_entropy(hidden, weight, bias, target, -100, 3.0, 2, False, True, True, True)
     expected = F.cross_entropy(3 * torch.tanh(F.linear(hidden, weight, bias) / 3), target, reduction="none")
     torch.testing.assert_close(loss, expected)
     torch.testing.assert_close(tuple(gradients), torch.autograd.grad(expected.sum(), (hidden, weight, bias)))
@@ -63,7 +63,7 @@ def test_only_what_is_asked_for_is_made():
             expected = reference(hidden, weight, target, bias=bias)
             torch.testing.assert_close(torch.autograd.grad(loss, wanted), torch.autograd.grad(expected, wanted))
         given = (x.detach() for x in (hidden, weight, bias))
-        found = torch.ops.vocab.linear_cross_entropy(*given, target, -100, 0.0, 2, False, True, False)
+        found = torch.ops.vocab.linear_cross_entropy(*given, target, -100, 0.0, 2, False, False, True, False)
     assert [x.numel() for x in found] == [5, 0, weight.numel(), 0]
 
 

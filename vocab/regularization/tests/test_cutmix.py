@@ -109,8 +109,9 @@ def test_what_does_not_fit_is_named(arguments, message):
     x, y = images()
     with pytest.raises(ValueError, match=message):
         cutmix(**{"x": x, "y": y, "n_classes": 4, **arguments})
-    with pytest.raises(ValueError, match="lam=-0.5, center="):
-        cut_box(4, 4, -0.5, (0.5, 0.5))
+    for lam, center in ((-0.5, (0.5, 0.5)), (1.5, (0.5, 0.5)), (0.5, (-0.1, 0.5))):
+        with pytest.raises(ValueError, match=f"lam={lam}, center=.*: expected numbers from 0 to 1"):
+            cut_box(4, 4, lam, center)
 
 
 @pytest.mark.parametrize(("lam", "center"), [(0.5, (0.2, 0.7)), (0.9, (0.5, 0.5))])
