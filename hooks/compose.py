@@ -184,9 +184,7 @@ def triton_functions(path: Path) -> str:
 
 def measured(op: str, root: Path) -> str:
     """A table of the newest benchmark records of a kernel."""
-    path = root / "benchmarks" / "results" / "kernels.jsonl"
-    records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
-    records = [r for r in records if r.get("op") == op]
+    records = [r for r in _records(root, "kernels") if r["op"] == op]
     if not records:
         return "Speed: not measured on a GPU yet (`./dev bench kernels` does it)."
     newest = max(r["date"] for r in records)
@@ -200,9 +198,7 @@ def measured(op: str, root: Path) -> str:
 
 def compiled(op: str, root: Path) -> str:
     """What each stored configuration of a kernel needs, according to the compiler."""
-    path = root / "benchmarks" / "results" / "sm_90.jsonl"
-    records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
-    records = [r for r in records if r["op"] == op]
+    records = [r for r in _records(root, "sm_90") if r["op"] == op]
     if not records:
         return ""
     columns = {"configuration": "config", "warps": "warps", "registers of a thread": "registers", "bytes of shared memory": "shared",
@@ -313,6 +309,7 @@ def compose_family(family: Family, site: Site, made: dict[Path, dict], assets: A
 
 
 LIVE = "{{ live }}"
+KERNELS = "{{ kernels }}"
 
 
 def compose_guide(guide: Guide, site: Site, made: dict[Path, dict], assets: Assets) -> str:
@@ -321,9 +318,35 @@ def compose_guide(guide: Guide, site: Site, made: dict[Path, dict], assets: Asse
     snippet, text = guide_cell(guide.path, site.root), guide.prose
     if (snippet in made) != (text.count(LIVE) == 1):
         raise PageError(f"{guide.path}: the prose has {LIVE} {text.count(LIVE)} times; expected once where {snippet.relative_to(site.root)} is there, and else not")
+    text = text.replace(KERNELS, kernels_table(site))
     text = f'# {guide.matter.title}\n\n<p class="definition">{escape(guide.matter.question)}</p>\n\n{text}'
     text = resolve(text, guide.name, site, guide.path) + "\n\n" + papers(guide.matter.papers, site) + abbreviations(guide.name, text, site)
     return text.replace(LIVE, cell(guide.name, guide.matter.title, snippet, made[snippet], "../../", assets, unfolded=False)) if snippet in made else text
+
+
+def kernels_table(site: Site) -> str:
+    """Every operation with a kernel: what it does, which entries use it, what it was compiled to and what was measured."""
+    rows = []
+    for file in sorted((site.root / "vocab" / "kernels").glob("*.py")):
+        spec = next((n.value for n in ast.parse(file.read_text(encoding="utf-8")).body
+                     if isinstance(n, ast.Assign) and ast.unparse(n.targets[0]) == "SPEC" and isinstance(n.value, ast.Call)), None)  # fmt: skip
+        if spec is None:
+            continue
+        summary = next(ast.literal_eval(k.value) for k in spec.keywords if k.arg == "summary")
+        path = file.relative_to(site.root).as_posix()
+        used = ", ".join(f"[{p.matter.title}](entry:{p.entry.name})" for p in site.pages.values() if file in p.entry.kernels)
+        configurations = sum(r["op"] == file.stem for r in _records(site.root, "sm_90"))
+        own = [r for r in _records(site.root, "kernels") if r["op"] == file.stem and r["provider"] == "eager" and "ratio" in r]
+        measured = f"{min(r['ratio'] for r in own):.2f} to {max(r['ratio'] for r in own):.2f} of PyTorch" if own else "not measured"
+        cells = (f'<a href="../../assets/sources/{path}"><code>{file.stem}</code></a>', summary, used or "–",
+                 str(configurations or "of another operation"), measured)  # fmt: skip
+        rows.append("| " + " | ".join(cells) + " |")
+    return "| operation | what it does | entries | stored configurations | speed |\n|---|---|---|---|---|\n" + "\n".join(rows)
+
+
+def _records(root: Path, name: str) -> list[dict]:
+    path = root / "benchmarks" / "results" / f"{name}.jsonl"
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
 
 
 def compose_entries(site: Site) -> str:

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from snippets.guides import gpu_kernels as counted
 from snippets.guides import reading_a_loss_curve as guide
 
 
@@ -78,3 +79,17 @@ def test_the_second_descent_has_its_peak_at_as_many_features_as_points():
     assert 16 <= counts[error.argmax()] <= 24 and 16 <= counts[norm.argmax()] <= 24
     assert error[-1] < 0.2 * error.max() and error[:6].min() < 0.2 * error.max()
     assert runs["mended"][0].max() < 0.3 * error.max()
+
+
+@pytest.mark.parametrize("name", counted.OPERATIONS)
+def test_large_tables_gain_the_ratio_of_bytes_and_small_ones_that_of_launches(name):
+    tables, alone, steps = counted.OPERATIONS[name]
+    plain, fused = counted.compare(name, np.array([1.0, 1e15]), 5, 25, 4e6)
+    assert plain[0] / fused[0] == pytest.approx(len(tables) * steps * 5 / 25)
+    assert plain[1] / fused[1] == pytest.approx(sum(tables) / alone)
+
+
+def test_a_launch_hides_behind_the_bytes_of_the_step_before_and_not_the_other_way():
+    # 1e6 numbers of 16 bits at 1e6 bytes a microsecond: 2 microseconds a table
+    assert counted.microseconds(1e6, [3, 1], 1, 5, 1e6) == 6 + 5
+    assert counted.microseconds(1e6, [3], 1000, 5, 1e6) == 5000

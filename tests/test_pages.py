@@ -226,6 +226,20 @@ def test_what_a_kernel_needs_once_compiled_is_shown_of_this_kernel_only(root):
     assert "fp32" not in table
 
 
+def test_the_table_of_kernels_names_who_uses_them_and_says_what_was_not_measured(root):
+    (root / "vocab/kernels").mkdir(parents=True)
+    (root / "vocab/kernels/scan.py").write_text('from x import Spec\n\nSPEC = Spec(name="scan", summary="Walks once.")\n')
+    (root / "vocab/kernels/helper.py").write_text("LIMIT = 3\n")
+    (root / "vocab/family").mkdir(exist_ok=True)
+    (root / "vocab/family/thing.py").write_text("from vocab.kernels.scan import fused\n\n__all__ = []\n")
+    table = compose.kernels_table(read_site(root))
+    assert "<code>scan</code></a> | Walks once. | [Thing](entry:family/thing) | of another operation | not measured |" in table and "helper" not in table
+    path = root / "benchmarks/results/kernels.jsonl"
+    path.parent.mkdir(parents=True)
+    path.write_text("\n".join(json.dumps({"op": "scan", "provider": "eager", "ratio": r}) for r in (0.5, 2.25)) + "\n")
+    assert "| 0.50 to 2.25 of PyTorch |" in compose.kernels_table(read_site(root))
+
+
 def test_a_kernel_to_come_is_announced(root):
     change(root / "docs/family/thing.md", "kind: module", "kind: module\nkernel: planned")
     assert "No kernel yet" in composed(root) and "GPU kernel</a>" not in composed(root)
