@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vocab.check import expect
+from vocab.kernels.moe import applies, combine, grouped, permute, route
 from vocab.losses.load_balancing import load_balancing_loss, move_bias
 from vocab.losses.z_loss import z_loss
 
@@ -48,6 +49,7 @@ class MixtureOfExperts(nn.Module):
             ``"bias"``: a bias per expert takes part in the choice, not in the weights; call ``update_bias`` after each
             step. None: neither; the loss is only reported.
         activation: ``"silu"``, ``"gelu"`` or ``"relu"``.
+        backend: ``"auto"``, ``"torch"`` or ``"triton"``: kernels for sending and adding up, and one grouped product for all experts.
 
     Shapes:
         x ``(B, T, D)`` -> y ``(B, T, D)`` and a dictionary: ``load_balancing_loss`` (1 when balanced), ``z_loss``
@@ -56,6 +58,7 @@ class MixtureOfExperts(nn.Module):
 
     Raises:
         ValueError: If ``top_k`` is not between 1 and ``n_experts``, another setting cannot be, or ``x`` does not fit.
+        RuntimeError: If ``backend="triton"`` cannot run here; the message says why.
 
     Examples:
         >>> moe = MixtureOfExperts(d_model=16, d_ff=32, n_experts=4, top_k=2)
@@ -77,6 +80,7 @@ class MixtureOfExperts(nn.Module):
         shared_experts: int = 0,
         balance: str | None = None,
         activation: str = "silu",
+        backend: str = "auto",
     ) -> None:
         super().__init__()
         if not 1 <= top_k <= n_experts:
@@ -94,7 +98,7 @@ class MixtureOfExperts(nn.Module):
             warnings.warn(message, stacklevel=2)
         self.d_model, self.top_k, self.capacity_factor = d_model, top_k, capacity_factor
         self.normalize_gates, self.router_noise, self.balance = normalize_gates, router_noise, balance
-        self.activation = _ACTIVATIONS[activation]
+        self.activation, self.backend = _ACTIVATIONS[activation], backend
         self.router_ED = nn.Parameter(uniform_weight(n_experts, d_model))
         self.gate_up_E2FD = nn.Parameter(uniform_weight(n_experts, 2 * d_ff, d_model))
         self.down_EDF = nn.Parameter(uniform_weight(n_experts, d_model, d_ff))
@@ -112,16 +116,19 @@ class MixtureOfExperts(nn.Module):
         gate_NK, expert_NK = self._route(logits_NE)
 
         # Pairs in order of rank, then token: a stable sort by expert keeps that order, so it also decides who is late.
-        expert_P, gate_P = expert_NK.T.flatten(), gate_NK.T.flatten()
+        expert_P = expert_NK.T.flatten()
         order_P = expert_P.argsort(stable=True)
         count_E = torch.zeros_like(logits_NE[0], dtype=torch.long).index_add(0, expert_P, torch.ones_like(expert_P))
         kept_P = self._within_capacity(expert_P[order_P], count_E)
 
-        n = len(x_ND)
-        weights = self.gate_up_E2FD, self.down_EDF
-        sorted_PD = run_experts(x_ND[order_P % n], count_E.tolist(), *weights, self.activation)
-        sorted_PD = sorted_PD * torch.where(kept_P, gate_P[order_P], 0).to(x.dtype)[:, None]
-        y_ND = sorted_PD[order_P.argsort()].unflatten(0, (self.top_k, n)).sum(0)
+        if applies(x_ND, self.top_k, self.backend):
+            y_ND = self._by_kernel(x_ND, expert_NK, gate_NK, kept_P)
+        else:
+            n, gate_P = len(x_ND), gate_NK.T.flatten()
+            weights = self.gate_up_E2FD, self.down_EDF
+            sorted_PD = run_experts(x_ND[order_P % n], count_E.tolist(), *weights, self.activation)
+            sorted_PD = sorted_PD * torch.where(kept_P, gate_P[order_P], 0).to(x.dtype)[:, None]
+            y_ND = sorted_PD[order_P.argsort()].unflatten(0, (self.top_k, n)).sum(0)
         if self.shared_experts:
             y_ND = y_ND + _gated(x_ND, self.shared_gate_up, self.shared_down, self.activation)
 
@@ -133,6 +140,12 @@ class MixtureOfExperts(nn.Module):
             "load": share_E,
             "dropped": (~kept_P).sum(),
         }
+
+    def _by_kernel(self, x_ND: Tensor, expert_NK: Tensor, gate_NK: Tensor, kept_P: Tensor) -> Tensor:
+        place_NK, ends_E = route(expert_NK, len(self.router_ED))
+        gate_PF, up_PF = grouped(permute(x_ND, place_NK), self.gate_up_E2FD, ends_E).chunk(2, -1)
+        sorted_PD = grouped(self.activation(gate_PF) * up_PF, self.down_EDF, ends_E)
+        return combine(sorted_PD, place_NK, torch.where(kept_P[place_NK], gate_NK, 0))
 
     def update_bias(self, load: Tensor, rate: float = 1e-3) -> None:
         """Makes experts with more than their share a little less likely to be chosen, and the others more.

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from vocab.attention.multi_head import MultiHeadAttention, split_heads
 from vocab.attention.scaled_dot_product import masked_softmax, scaled_dot_product_attention
 from vocab.check import expect
+from vocab.kernels.qk_norm_rope import applies, fused
 from vocab.normalization.rms import RMSNorm
 from vocab.positional.rope import RotaryEmbedding
 
@@ -36,9 +37,11 @@ class QKNormAttention(MultiHeadAttention):
         bias: Whether the four projections have a bias.
         eps: Of the norms.
         rotary: Turns queries and keys by their positions, behind the norm.
+        backend: ``"auto"``, ``"torch"`` or ``"triton"`` (norm and turn in one launch); the kernel has the norm ``"rms"``.
 
     Raises:
         ValueError: If ``norm`` is another word, ``softcap`` is not positive, or the heads do not fit.
+        RuntimeError: If ``backend="triton"`` cannot run here; the message says why.
 
     Examples:
         >>> attention, x = QKNormAttention(16, 2, norm="l2"), torch.randn(1, 5, 16)
@@ -60,13 +63,14 @@ class QKNormAttention(MultiHeadAttention):
         bias: bool = False,
         eps: float = 1e-6,
         rotary: RotaryEmbedding | None = None,
+        backend: str = "auto",
     ) -> None:
         super().__init__(d_model, n_heads, head_dim=head_dim, bias=bias)
         if norm not in ("rms", "l2"):
             raise ValueError(f"norm={norm!r} is neither 'rms' nor 'l2'")
         if softcap is not None and not softcap > 0:
             raise ValueError(f"softcap={softcap} is not positive")
-        self.softcap, self.rotary = softcap, rotary
+        self.norm, self.softcap, self.rotary, self.backend = norm, softcap, rotary, backend
         root = math.sqrt(self.head_dim)
         if norm == "rms":
             self.q_norm, self.k_norm = (RMSNorm(self.head_dim, eps, elementwise_affine=learn_scale) for _ in range(2))
@@ -87,12 +91,22 @@ class QKNormAttention(MultiHeadAttention):
             ``(B, T, D)``, and with ``return_weights`` the weights.
         """
         expect("x", x, "batch time d_model", d_model=self.d_model)
-        q_BHTd = self.q_norm(split_heads(self.q_proj(x), self.head_dim))
+        q_BHTd = split_heads(self.q_proj(x), self.head_dim)
         k_BHTd, v_BHTd = self.keys_and_values(x)
-        k_BHTd = self.k_norm(k_BHTd)
-        if self.rotary is not None:  # behind the norm: a gain per coordinate after the turn would not turn with it
-            q_BHTd, k_BHTd = self.rotary(q_BHTd, k_BHTd, torch.arange(x.shape[1], device=x.device))
+        q_BHTd, k_BHTd = self.normed_and_turned(q_BHTd, k_BHTd)
         return self.attend(q_BHTd, k_BHTd, v_BHTd, is_causal=is_causal, return_weights=return_weights)
+
+    def normed_and_turned(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+        """Queries and keys ``(B, H, T, d)`` as they meet, but for the scale."""
+        angle = q.new_zeros(q.shape[2], 0) if self.rotary is None else self.rotary.angles(q)
+        if applies(q, k, angle, self.backend, None if self.norm == "rms" else f"the norm is {self.norm!r}"):
+            layout = "half" if self.rotary is None else self.rotary.layout
+            gains = self.q_norm.weight, self.k_norm.weight
+            return fused(q, k, angle.cos(), angle.sin(), *gains, layout=layout, eps=self.q_norm.eps)
+        q, k = self.q_norm(q), self.k_norm(k)
+        if self.rotary is not None:  # behind the norm: a gain per coordinate after the turn would not turn with it
+            q, k = self.rotary(q, k, torch.arange(q.shape[2], device=q.device))
+        return q, k
 
     def weighted_mean(self, q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """Attention with this module's scale instead of ``1 / sqrt(d)``, and with the soft cap."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from vocab.check import expect
+from vocab.kernels.qk_norm_rope import applies, fused
 
 __all__ = ["RotaryEmbedding", "convert_layout"]
 
@@ -30,6 +31,7 @@ class RotaryEmbedding(nn.Module):
         layout: Which coordinates form a pair: ``"half"`` is (i, i + r/2), as in GPT-NeoX and LLaMA checkpoints in
             transformers; ``"interleaved"`` is (2i, 2i + 1), as in the paper, GPT-J and Meta's own LLaMA files.
         scaling: Maps the r/2 angular rates, in radians per token, to others; for contexts longer than trained on.
+        backend: ``"auto"``, ``"torch"`` or ``"triton"`` (queries and keys in one launch).
 
     Shapes:
         q ``(B, H, T, d)``, k ``(B, G, T, d)`` -> the same.
@@ -37,6 +39,7 @@ class RotaryEmbedding(nn.Module):
     Raises:
         ValueError: If ``rotary_dim`` is odd or wider than a head, ``base`` is not positive, ``layout`` is unknown,
             or q, k and ``position_ids`` do not fit each other.
+        RuntimeError: If ``backend="triton"`` cannot run here; the message says why.
 
     Examples:
         >>> rotary = RotaryEmbedding(head_dim=4)
@@ -55,6 +58,7 @@ class RotaryEmbedding(nn.Module):
         rotary_dim: int | None = None,
         layout: str = "half",
         scaling: Callable[[Tensor], Tensor] | None = None,
+        backend: str = "auto",
     ) -> None:
         super().__init__()
         rotary_dim = head_dim if rotary_dim is None else rotary_dim
@@ -63,7 +67,7 @@ class RotaryEmbedding(nn.Module):
             raise ValueError(f"base={base} is not positive")
         _check_layout("layout", layout)
         self.head_dim, self.rotary_dim, self.layout = head_dim, rotary_dim, layout
-        self.base, self.scaling = base, scaling
+        self.base, self.scaling, self.backend = base, scaling, backend
 
     def forward(self, q: Tensor, k: Tensor, position_ids: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Turns q and k, never v.
@@ -78,11 +82,29 @@ class RotaryEmbedding(nn.Module):
         """
         expect("q", q, "batch heads time head_dim", head_dim=self.head_dim)
         expect("k", k, "batch kv_heads time head_dim", batch=q.shape[0], time=q.shape[2], head_dim=self.head_dim)
-        return self.rotate(q, position_ids), self.rotate(k, position_ids)
+        angle = self.angles(q, position_ids)
+        if applies(q, k, angle, self.backend):
+            return fused(q, k, angle.cos(), angle.sin(), layout=self.layout)
+        return self._turn(q, angle), self._turn(k, angle)
 
     def rotate(self, x_BHTd: Tensor, position_ids: Tensor | None = None) -> Tensor:
         """Turns queries or keys alone; ``-position_ids`` turns them back, and cached keys can be turned further."""
         expect("x_BHTd", x_BHTd, "batch heads time head_dim", head_dim=self.head_dim)
+        angle = self.angles(x_BHTd, position_ids)
+        if applies(x_BHTd, None, angle, self.backend):
+            return fused(x_BHTd, None, angle.cos(), angle.sin(), layout=self.layout)[0]
+        return self._turn(x_BHTd, angle)
+
+    def _turn(self, x_BHTd: Tensor, angle: Tensor) -> Tensor:
+        angle = angle.unsqueeze(-3)  # one for all heads
+        turned, kept = x_BHTd.split((self.rotary_dim, self.head_dim - self.rotary_dim), -1)
+        a, b = turned.chunk(2, -1) if self.layout == "half" else (turned[..., 0::2], turned[..., 1::2])
+        pair = a * angle.cos() - b * angle.sin(), a * angle.sin() + b * angle.cos()
+        turned = torch.cat(pair, -1) if self.layout == "half" else torch.stack(pair, -1).flatten(-2)
+        return torch.cat((turned.to(kept.dtype), kept), -1)
+
+    def angles(self, x_BHTd: Tensor, position_ids: Tensor | None = None) -> Tensor:
+        """The angles by which the pairs of ``x_BHTd`` are turned, ``(T, r / 2)`` or ``(B, T, r / 2)``."""
         batch, _, time, _ = x_BHTd.shape
         if position_ids is None:
             position_ids = torch.arange(time, device=x_BHTd.device)
@@ -91,14 +113,7 @@ class RotaryEmbedding(nn.Module):
         else:
             expect("position_ids", position_ids, "batch time", dtype="int", batch=batch, time=time)
         # bfloat16 cannot tell position 257 from 256, so angles are float32 at least, whatever the model's dtype.
-        angle = self._angles(position_ids, torch.promote_types(x_BHTd.dtype, torch.float32)).unsqueeze(-3)
-        turned, kept = x_BHTd.split((self.rotary_dim, self.head_dim - self.rotary_dim), -1)
-        a, b = turned.chunk(2, -1) if self.layout == "half" else (turned[..., 0::2], turned[..., 1::2])
-        pair = a * angle.cos() - b * angle.sin(), a * angle.sin() + b * angle.cos()
-        turned = torch.cat(pair, -1) if self.layout == "half" else torch.stack(pair, -1).flatten(-2)
-        return torch.cat((turned.to(kept.dtype), kept), -1)
-
-    def _angles(self, position_ids: Tensor, dtype: torch.dtype) -> Tensor:
+        dtype = torch.promote_types(x_BHTd.dtype, torch.float32)
         # Not a buffer: model.bfloat16() would round a buffer of rates.
         pair = torch.arange(0, self.rotary_dim, 2, device=position_ids.device, dtype=dtype)
         rate = self.base ** (-pair / self.rotary_dim)

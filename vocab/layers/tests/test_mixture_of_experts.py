@@ -296,6 +296,25 @@ def test_the_switch_model_with_2048_experts_is_switch_c():
     assert round(30 * 2048 * 2 * 2080 * 6144 / 1e9, -1) == 1570
 
 
+@pytest.mark.interp
+@pytest.mark.parametrize("settings", [{}, {"capacity_factor": 0.75, "normalize_gates": False}, {"top_k": 3, "shared_experts": 1}], ids=str)
+def test_kernel_agrees(settings, agree):
+    pytest.importorskip("triton")
+    from vocab.kernels.dispatch import watch
+    from vocab.kernels.interpret import interpreting
+
+    moe = MixtureOfExperts(6, 5, 4, **{"top_k": 2, **settings}).double()
+    x = torch.randn(2, 5, 6, generator=torch.Generator().manual_seed(3), dtype=torch.float64).requires_grad_()
+    found = []
+    for moe.backend in ("triton", "torch"):
+        with interpreting(), watch() as seen:
+            y, aux = moe(x)
+            found.append((y, *torch.autograd.grad(y.square().sum() + aux["z_loss"], (x, *moe.parameters()))))
+        assert seen == [f"moe:{moe.backend}"]
+    for ours, plain in zip(*found, strict=True):
+        agree(ours, plain, of="triton", rtol=1e-12, atol=1e-13)
+
+
 def test_numpy_variant_agrees(agree):
     for factor, normalize in itertools.product((None, 0.6), (True, False)):
         moe, x = make(4, 6, 5, 2, capacity_factor=factor, normalize_gates=normalize), torch.randn(1, 12, 4).double()

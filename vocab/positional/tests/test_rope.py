@@ -242,6 +242,41 @@ def test_conversion_rejects_what_is_not_made_of_heads():
         convert_layout(torch.zeros(16, 3, dtype=torch.long), 8, to="half")
 
 
+@pytest.mark.interp
+@pytest.mark.parametrize(
+    ("layout", "rotary_dim", "positions"),
+    [("half", 8, None), ("half", 6, [[3, 4, 9], [0, 1, 2]]), ("interleaved", 8, [5, 90, 7]), ("interleaved", 4, [[3, 4, 9], [0, 1, 2]])],
+)
+def test_kernel_agrees(layout, rotary_dim, positions, agree):
+    pytest.importorskip("triton")
+    from vocab.kernels.dispatch import watch
+    from vocab.kernels.interpret import interpreting
+
+    inputs = [torch.randn(2, heads, 3, 8, dtype=D, requires_grad=True) for heads in (4, 2, 3)]
+    positions, found = None if positions is None else torch.tensor(positions), []
+    for backend in ("triton", "torch"):
+        rotary = RotaryEmbedding(8, base=50.0, rotary_dim=rotary_dim, layout=layout, scaling=lambda rate: 0.7 * rate, backend=backend)
+        with interpreting(), watch() as seen:
+            turned = *rotary(*inputs[:2], positions), rotary.rotate(inputs[2], positions)
+            found.append((*turned, *torch.autograd.grad([x.square().sum() + x[..., 0].sum() for x in turned], inputs)))
+        assert seen == [f"qk_norm_rope:{backend}"] * 2
+    for ours, plain in zip(*found, strict=True):
+        agree(ours, plain, of="triton", rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.interp
+def test_kernel_says_what_it_cannot_do():
+    pytest.importorskip("triton")
+    from vocab.kernels.interpret import interpreting
+
+    q, rate = torch.randn(1, 1, 3, 8), torch.ones(4, requires_grad=True)
+    with interpreting():
+        with pytest.raises(RuntimeError, match="q is torch.float32 and k is torch.float64; backend='torch' computes the same"):
+            RotaryEmbedding(8, backend="triton")(q, q.double())
+        with pytest.raises(RuntimeError, match="the angles need a gradient"):
+            RotaryEmbedding(8, scaling=lambda _: rate, backend="triton").rotate(q)
+
+
 @pytest.mark.parametrize("base", [10000.0, 12.0])
 def test_numpy_variant_agrees(agree, base):
     q, k, positions = torch.randn(4, 6, 8, dtype=D), torch.randn(2, 6, 8, dtype=D), torch.tensor([0, 1, 2, 77, 5, 4096])
