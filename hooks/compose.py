@@ -29,7 +29,7 @@ def compose(page: Page, site: Site, made: dict[Path, dict], assets: Assets) -> s
         live(page, made, assets),
         "## " + body.strip(),
         pytorch(page),
-        kernel(page),
+        kernel(page, site),
         errata,
         relations(page, site),
         papers(page.matter.papers, site),
@@ -150,13 +150,15 @@ def test_names(path: Path) -> list[str]:
     return [n.name.removeprefix("test_").replace("_", " ") for n in tree.body if isinstance(n, ast.FunctionDef) and n.name.startswith("test_")]
 
 
-def kernel(page: Page) -> str:
+def kernel(page: Page, site: Site) -> str:
     """The Triton functions of the entry's kernels, and what was measured, or that nothing was."""
     if page.matter.kernel == "planned":
         return f"## GPU kernel {EXCLUDE}\n\nNo kernel yet: this entry runs in PyTorch."
     if not page.has_kernel:
         return ""
     parts = [f"## GPU kernel {EXCLUDE}"]
+    if "guides/gpu-kernels" in site.guides:
+        parts.append('When a kernel pays, what was checked, and how to read this: <a href="../../guides/gpu-kernels/">GPU kernels</a>.')
     for file in page.entry.kernels:
         path = file.relative_to(page.entry.root).as_posix()
         parts.append(measured(file.stem, page.entry.root))
@@ -206,7 +208,7 @@ def compiled(op: str, root: Path) -> str:
     head = "".join(f'<th scope="col">{name}</th>' for name in columns)
     body = "".join("<tr>" + f'<th scope="row">{r["config"].removeprefix(op + "_")}</th>'
                    + "".join(f"<td>{r[c]:,}</td>" for c in list(columns.values())[1:]) + "</tr>" for r in records)  # fmt: skip
-    said = f"{len(records)} stored configurations, compiled for sm_90 by Triton {records[0]['triton']}; no register spills"
+    said = f"Stored configurations: {len(records)}, compiled for sm_90 by Triton {records[0]['triton']} without spilled registers"
     return f'<details class="tests"><summary>{said}</summary><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></details>'
 
 

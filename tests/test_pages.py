@@ -222,7 +222,7 @@ def test_what_a_kernel_needs_once_compiled_is_shown_of_this_kernel_only(root):
     row = {"op": "scan", "config": "scan_forward-bf16", "warps": 4, "registers": 40, "shared": 16416, "instructions": 430, "tensor_core": 0, "triton": "3.7.1"}
     path.write_text("\n".join(map(json.dumps, [row, {**row, "op": "other", "config": "other-fp32"}])) + "\n")
     table = compose.compiled("scan", root)
-    assert "1 stored configurations" in table and '<th scope="row">forward-bf16</th><td>4</td><td>40</td><td>16,416</td>' in table
+    assert "Stored configurations: 1, compiled for sm_90 by Triton 3.7.1" in table and '<th scope="row">forward-bf16</th><td>4</td><td>40</td><td>16,416</td>' in table
     assert "fp32" not in table
 
 
