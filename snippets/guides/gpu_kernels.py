@@ -38,7 +38,7 @@ NUMBERS = 2.0 ** np.arange(10, 31)
     eager=slider(2, 20, label="launch of one PyTorch operation", unit="µs"),
     kernel=slider(2, 60, label="launch of the kernel from Python", unit="µs"),
 )
-def show(name="residual + RMSNorm", bandwidth=4.0, eager=5, kernel=25):
+def show(name="softmax with temperature and mask", bandwidth=4.0, eager=5, kernel=25):
     """Which operations gain at every size, and which only when large? Then make the launch of the kernel as cheap as PyTorch's."""
     plain, fused = compare(name, NUMBERS, eager, kernel, bandwidth * 1e6)
     ratio = plain / fused
