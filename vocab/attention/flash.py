@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from vocab.check import expect
+from vocab.kernels.attention import applies, fused
 
 __all__ = ["flash_attention", "online_softmax_attention"]
 
@@ -26,12 +27,12 @@ def flash_attention(
     block_q: int = 64,
     block_k: int = 64,
     return_lse: bool = False,
+    backend: str = "auto",
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Computes softmax attention in tiles, forwards and backwards, in memory that grows with T and not with T S.
 
     The backward pass keeps the output and one number per query, and computes each tile of weights again. Tiles that a causal
-    mask or a window hides as a whole are left out. This is the algorithm in plain PyTorch: on a GPU it is the kernel
-    that pays, by keeping tiles on the chip.
+    mask or a window hides as a whole are left out. In plain PyTorch that saves memory; the kernel also keeps tiles on the chip.
 
     Args:
         q: Queries ``(B, H, T, d)``.
@@ -40,15 +41,17 @@ def flash_attention(
         is_causal: Whether the queries are the last T of S tokens, and see no later one.
         scale: Factor of the scores; ``1 / sqrt(d)`` if not given.
         window: How many tokens a causal query looks back on, itself included; all if not given.
-        block_q: Queries in a tile; changes speed, never the result.
+        block_q: Queries in a tile of the PyTorch version; changes speed, never the result. The kernel has tiles of its own.
         block_k: Keys in a tile.
         return_lse: Whether to return, for each query, the logarithm of the sum that its weights were divided by.
+        backend: ``"auto"``, ``"torch"`` or ``"triton"``.
 
     Returns:
         ``(B, H, T, d)``, and with ``return_lse`` also ``(B, H, T)``, which has no gradient.
 
     Raises:
         ValueError: If a shape does not fit, a head is wider than 256, or a setting cannot be.
+        RuntimeError: If ``backend="triton"`` cannot run here; the message says why.
 
     Examples:
         >>> q, k, v = torch.randn(3, 1, 2, 100, 8)
@@ -71,6 +74,10 @@ def flash_attention(
         if size < 1:
             raise ValueError(f"{name}={size} is not positive")
     scale = q.shape[3] ** -0.5 if scale is None else scale
+    if applies(q, k, v, backend):
+        before, after = None if window is None else window - 1, 0 if is_causal else None
+        out, lse = fused(q, k, v, before=before, after=after, scale=scale)
+        return (out, lse) if return_lse else out
     # Query heads of a group become one more axis, and share their keys by broadcasting.
     grouped = q.unflatten(1, (k.shape[1], -1))
     out, lse = _Flash.apply(grouped, k.unsqueeze(2), v.unsqueeze(2), scale, is_causal, window, block_q, block_k)

@@ -14,6 +14,7 @@ from vocab.attention.multi_head import MultiHeadAttention, merge_heads, split_he
 from vocab.attention.sparse import KeyLists, gathered_attention
 from vocab.check import expect
 from vocab.inference.kv_cache import KVCache
+from vocab.kernels.attention import applies, fused
 
 __all__ = ["SlidingWindowAttention", "band_lists", "band_mask"]
 
@@ -31,6 +32,10 @@ class SlidingWindowAttention(MultiHeadAttention):
         causal: Whether only earlier tokens and the own one are read.
         bias: Whether the projections have a bias.
         dropout: Share of attention weights set to zero in training.
+        backend: ``"auto"``, ``"torch"`` or ``"triton"``. The kernel takes neither a cache nor dropout.
+
+    Raises:
+        RuntimeError: If ``backend="triton"`` cannot run here; the message says why.
 
     Examples:
         >>> attention, x = SlidingWindowAttention(8, 2, window=3), torch.randn(1, 6, 8)
@@ -41,11 +46,12 @@ class SlidingWindowAttention(MultiHeadAttention):
     """
 
     def __init__(
-        self, d_model: int, n_heads: int, window: int, *, causal: bool = True, bias: bool = True, dropout: float = 0.0
+        self, d_model: int, n_heads: int, window: int, *, causal: bool = True, bias: bool = True, dropout: float = 0.0,
+        backend: str = "auto",
     ) -> None:
         super().__init__(d_model, n_heads, bias=bias, dropout=dropout)
         _check(window)
-        self.window, self.causal = window, causal
+        self.window, self.causal, self.backend = window, causal, backend
 
     def forward(self, x: Tensor, cache: KVCache | None = None, *, layer: int = 0) -> Tensor:
         """Mixes each token with its neighbours.
@@ -64,13 +70,19 @@ class SlidingWindowAttention(MultiHeadAttention):
         """
         expect("x", x, "batch time d_model", d_model=self.d_model)
         q_BHTd, (k_BHTd, v_BHTd) = split_heads(self.q_proj(x), self.head_dim), self.keys_and_values(x)
+        dropout_p = self.dropout if self.training else 0.0
+        limit = "it has no cache" if cache is not None else "it has no dropout" if dropout_p else None
+        if applies(q_BHTd, k_BHTd, v_BHTd, self.backend, limit=limit):
+            before, after = _reach(self.window, self.causal)
+            out_BHTd, _ = fused(q_BHTd, k_BHTd, v_BHTd, before=before, after=after)
+            return self.o_proj(merge_heads(out_BHTd))
         if cache is not None:
             if cache.window is not None and cache.window < self.window:
                 raise ValueError(f"the cache keeps {cache.window} tokens, fewer than window={self.window}")
             settings = dict(is_causal=self.causal, window=self.window, cache=cache, layer=layer)
             return self.attend(q_BHTd, k_BHTd, v_BHTd, **settings)
         lists = band_lists(x.shape[1], self.window, self.causal, device=x.device)
-        out_BHTd = gathered_attention(q_BHTd, k_BHTd, v_BHTd, lists, dropout_p=self.dropout if self.training else 0.0)
+        out_BHTd = gathered_attention(q_BHTd, k_BHTd, v_BHTd, lists, dropout_p=dropout_p)
         return self.o_proj(merge_heads(out_BHTd))
 
 
@@ -89,7 +101,7 @@ def band_lists(T: int, window: int, causal: bool = True, *, device: torch.device
         Lists of ``2 window - 1`` keys, or of three times ``window // 2`` if not causal.
     """
     _check(window)
-    before, behind = (window - 1, 0) if causal else (window // 2, window // 2)
+    before, behind = _reach(window, causal)
     run = min(max(before, 1), T)
     first = torch.arange(-(-T // run), device=device)[:, None] * run
     query = first + torch.arange(run, device=device)
@@ -119,6 +131,11 @@ def band_mask(T: int, window: int, causal: bool = True) -> Tensor:
         return causal_mask(T, window=window)
     place = torch.arange(T)
     return (place[:, None] - place).abs() <= window // 2
+
+
+def _reach(window: int, causal: bool) -> tuple[int, int]:
+    """How many tokens before a token are seen, and how many behind it."""
+    return (window - 1, 0) if causal else (window // 2, window // 2)
 
 
 def _check(window: int) -> None:

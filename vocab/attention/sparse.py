@@ -5,6 +5,7 @@ Source: Child et al. 2019, arXiv:1904.10509, section 4.2 (strided) and 4.3 (fixe
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import torch
@@ -14,9 +15,10 @@ from torch.nn import functional as F
 from vocab.attention.multi_head import MultiHeadAttention, merge_heads, split_heads
 from vocab.attention.scaled_dot_product import scaled_dot_product_attention
 from vocab.check import expect
+from vocab.kernels.attention import BLOCK, applies, fused
 
-__all__ = ["KeyLists", "SparseAttention", "block_lists", "fixed_lists", "fixed_mask", "gathered_attention", "strided_lists",
-           "strided_mask"]
+__all__ = ["KeyLists", "SparseAttention", "block_lists", "block_table", "fixed_lists", "fixed_mask", "gathered_attention",
+           "strided_lists", "strided_mask"]
 
 # B batch, T tokens, D model width, H heads, d head width; N runs of t neighbouring queries, m keys in the list of a run
 
@@ -45,12 +47,14 @@ class SparseAttention(MultiHeadAttention):
         summary: Tokens at the end of each block that later ones may read, for ``"fixed"``.
         bias: Whether the projections have a bias.
         dropout: Share of attention weights set to zero in training.
+        backend: ``"auto"``, ``"torch"`` or ``"triton"``. The kernel visits the blocks of ``block_table``, and takes no dropout.
 
     Shapes:
         x ``(B, T, D)`` -> ``(B, T, D)``.
 
     Raises:
         ValueError: If ``pattern`` is unknown, or ``stride`` or ``summary`` cannot be.
+        RuntimeError: If ``backend="triton"`` cannot run here; the message says why.
 
     Examples:
         >>> attention = SparseAttention(8, 2, stride=4)
@@ -68,23 +72,24 @@ class SparseAttention(MultiHeadAttention):
         summary: int = 1,
         bias: bool = True,
         dropout: float = 0.0,
+        backend: str = "auto",
     ) -> None:
         super().__init__(d_model, n_heads, bias=bias, dropout=dropout)
         if not (isinstance(pattern, KeyLists) or pattern in ("strided", "fixed")):
             raise ValueError(f"pattern={pattern!r} is not 'strided', 'fixed' or KeyLists")
         _check(stride, summary)
-        self.pattern, self.stride, self.summary = pattern, stride, summary
+        self.pattern, self.stride, self.summary, self.backend = pattern, stride, summary, backend
 
     def forward(self, x: Tensor) -> Tensor:
         expect("x", x, "batch time d_model", d_model=self.d_model)
-        if self.pattern == "strided":
-            lists = strided_lists(x.shape[1], self.stride, device=x.device)
-        elif self.pattern == "fixed":
-            lists = fixed_lists(x.shape[1], self.stride, self.summary, device=x.device)
-        else:
-            lists = self.pattern
         q_BHTd, (k_BHTd, v_BHTd) = split_heads(self.q_proj(x), self.head_dim), self.keys_and_values(x)
-        out_BHTd = gathered_attention(q_BHTd, k_BHTd, v_BHTd, lists, dropout_p=self.dropout if self.training else 0.0)
+        dropout_p = self.dropout if self.training else 0.0
+        wanted = (self.pattern, x.shape[1], self.stride, self.summary, x.device)
+        if applies(q_BHTd, k_BHTd, v_BHTd, self.backend, limit="it has no dropout" if dropout_p else None):
+            blocks, tiles = _table(*wanted) if isinstance(self.pattern, str) else block_table(_lists(*wanted))
+            out_BHTd, _ = fused(q_BHTd, k_BHTd, v_BHTd, blocks=blocks, tiles=tiles)
+        else:
+            out_BHTd = gathered_attention(q_BHTd, k_BHTd, v_BHTd, _lists(*wanted), dropout_p=dropout_p)
         return self.o_proj(merge_heads(out_BHTd))
 
 
@@ -116,8 +121,7 @@ def gathered_attention(q: Tensor, k: Tensor, v: Tensor, lists: KeyLists, *, drop
     expect("k", k, "... keys width", width=q.shape[-1])
     expect("v", v, "... keys value_width", keys=k.shape[-2])
     (N, t, _), T = lists.seen.shape, q.shape[-2]
-    if not (N - 1) * t < T <= N * t:
-        raise ValueError(f"lists are for {(N - 1) * t + 1} to {N * t} queries, not for {T}")
+    _expect_fit(lists, T)
     runs = F.pad(q, (0, 0, 0, N * t - T)).unflatten(-2, (N, t))
     keys, values = k[..., lists.keys, :], v[..., lists.keys, :]
     out = scaled_dot_product_attention(runs, keys, values, attn_mask=lists.seen, dropout_p=dropout_p)
@@ -181,6 +185,28 @@ def block_lists(mask: Tensor, block_size: int = 64) -> KeyLists:
     return KeyLists(keys.clamp_max(S - 1), kept.transpose(1, 2).flatten(2))
 
 
+def block_table(lists: KeyLists) -> tuple[Tensor, Tensor]:
+    """Cuts lists into blocks of 64 queries by 64 keys, as the kernel of ``vocab.kernels.attention`` reads them.
+
+    Args:
+        lists: Any lists of a sequence for itself.
+
+    Returns:
+        ``(T / 64, T / 64)`` int32, the number of each block's mask, or -1 for a block that nobody reads; and the masks of the others,
+        ``(n, 64, 64)`` uint8.
+    """
+    N, t, _ = lists.seen.shape
+    n = -(-N * t // BLOCK)
+    query = torch.arange(N * t, device=lists.keys.device).view(N, t, 1).expand_as(lists.seen)[lists.seen]
+    key = lists.keys[:, None].expand_as(lists.seen)[lists.seen]
+    read, number = (query // BLOCK * n + key // BLOCK).unique(return_inverse=True)
+    blocks = torch.full((n * n,), -1, dtype=torch.int32, device=query.device)
+    blocks[read] = torch.arange(len(read), dtype=torch.int32, device=query.device)
+    tiles = torch.zeros(len(read), BLOCK, BLOCK, dtype=torch.uint8, device=query.device)
+    tiles[number, query % BLOCK, key % BLOCK] = 1
+    return blocks.view(n, n), tiles
+
+
 def strided_mask(T: int, stride: int) -> Tensor:
     """The strided pattern as a whole, ``(T, T)``: for pictures and comparisons, since it is as large as what it saves.
 
@@ -204,6 +230,32 @@ def fixed_mask(T: int, stride: int, summary: int = 1) -> Tensor:
     _check(stride, summary)
     query, key = torch.arange(T)[:, None], torch.arange(T)
     return (key <= query) & ((query // stride == key // stride) | (key % stride >= stride - summary))
+
+
+def _lists(pattern: str | KeyLists, T: int, stride: int, summary: int, device: torch.device) -> KeyLists:
+    if pattern == "strided":
+        return strided_lists(T, stride, device=device)
+    if pattern == "fixed":
+        return fixed_lists(T, stride, summary, device=device)
+    _expect_fit(pattern, T)
+    return pattern
+
+
+@functools.lru_cache(maxsize=8)
+def _shared_table(*pattern) -> tuple[Tensor, Tensor]:
+    """The blocks of a named pattern, which all layers of a model share."""
+    return block_table(_lists(*pattern))
+
+
+@torch.compiler.assume_constant_result  # how many masks there are depends on data, which a graph cannot follow
+def _table(*pattern) -> tuple[Tensor, Tensor]:
+    return _shared_table(*pattern)
+
+
+def _expect_fit(lists: KeyLists, T: int) -> None:
+    N, t, _ = lists.seen.shape
+    if not (N - 1) * t < T <= N * t:
+        raise ValueError(f"lists are for {(N - 1) * t + 1} to {N * t} queries, not for {T}")
 
 
 def _check(stride: int, summary: int = 1) -> None:

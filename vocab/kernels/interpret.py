@@ -36,7 +36,7 @@ def interpreting(*modules: ModuleType) -> Iterator[None]:
         raise RuntimeError("the interpreter is part of Triton, which is not installed here")
     # The interpreter asks for these on first use; they must be imported while Triton is whole.
     importlib.import_module("triton.experimental.gluon")
-    from triton.runtime.interpreter import InterpretedFunction
+    from triton.runtime.interpreter import InterpretedFunction, _patch_lang
     from triton.runtime.jit import JITFunction
 
     ours = [m for name, m in list(sys.modules.items()) if name.startswith("vocab.kernels.") and m is not None]
@@ -44,16 +44,23 @@ def interpreting(*modules: ModuleType) -> Iterator[None]:
     # A device function that is called from a kernel leaves Triton's own namespaces patched.
     patched = [tl, tl.core, tl.math, tl.core.tensor, tl.core.dtype, tl.core.tensor_descriptor_base]
     before = [(space, dict(vars(space))) for space in {id(s): s for s in (*holders, *patched)}.values()]
-    was_interpreted = dispatch.interpreted
+    was_interpreted, its_call = dispatch.interpreted, InterpretedFunction.__call__
+
+    def call(self, *args, **kwargs):
+        # Triton patches its language again at every call of a device function, tl.sum included: milliseconds for nothing.
+        if tl.core.is_builtin(tl.load) or tl.core.is_builtin(tl.core.load):
+            _patch_lang(self.fn)
+        return self.rewrite()(*args, **kwargs)
+
     try:
-        dispatch.interpreted = True
+        dispatch.interpreted, InterpretedFunction.__call__ = True, call
         for holder in holders:
             for name, value in list(vars(holder).items()):
                 if isinstance(value, JITFunction):
                     setattr(holder, name, InterpretedFunction(value.fn))
         yield
     finally:
-        dispatch.interpreted = was_interpreted
+        dispatch.interpreted, InterpretedFunction.__call__ = was_interpreted, its_call
         for space, names in before:
             for name, value in list(vars(space).items()):
                 if name in names and names[name] is not value:

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from vocab.check import expect
+from vocab.kernels.newton_schulz import applies, fused
 from vocab.optimize import Descent, State, Tensors, each
 
 __all__ = ["Muon", "newton_schulz"]
@@ -47,10 +48,11 @@ class Muon(Descent):
         ns_dtype: In what the iteration computes; ``None`` for the gradient's own.
         foreach: Whether the tensors of a group are averaged together; each is orthogonalized by itself.
         maximize: Whether to climb instead of descend.
+        backend: ``"auto"``, ``"torch"`` or ``"triton"``, for the iteration.
 
     Raises:
         ValueError: If an option is out of range, or a parameter is no real matrix and ``flatten`` is off.
-        RuntimeError: If a gradient is sparse.
+        RuntimeError: If a gradient is sparse, or ``backend="triton"`` cannot run here; the message says why.
 
     Examples:
         >>> weight = torch.nn.Parameter(torch.zeros(2, 2))
@@ -66,10 +68,11 @@ class Muon(Descent):
         self, params: ParamsT, lr: float = 1e-3, weight_decay: float = 0.1, momentum: float = 0.95, nesterov: bool = True,
         ns_coefficients: tuple[float, float, float] = QUINTIC, eps: float = 1e-7, ns_steps: int = 5, adjust_lr_fn: str | None = None,
         flatten: bool = False, ns_dtype: torch.dtype | None = torch.bfloat16, *, foreach: bool | None = None, maximize: bool = False,
+        backend: str = "auto",
     ) -> None:
         super().__init__(params, lr=lr, weight_decay=weight_decay, momentum=momentum, nesterov=nesterov, ns_coefficients=ns_coefficients,
                          eps=eps, ns_steps=ns_steps, adjust_lr_fn=adjust_lr_fn, flatten=flatten, ns_dtype=ns_dtype,
-                         foreach=foreach, maximize=maximize)
+                         foreach=foreach, maximize=maximize, backend=backend)
 
     def check(self, options: dict) -> None:
         super().check(options)
@@ -100,11 +103,14 @@ class Muon(Descent):
         matrix = u.reshape(u.shape[0] if ndim > 1 else 1, -1)
         rows, columns = matrix.shape
         size = 0.2 * math.sqrt(max(rows, columns)) if group["adjust_lr_fn"] == "match_rms_adamw" else math.sqrt(max(1, rows / columns))
-        flat = newton_schulz(matrix.to(group["ns_dtype"] or matrix.dtype), group["ns_coefficients"], group["ns_steps"], group["eps"])
+        flat = newton_schulz(matrix.to(group["ns_dtype"] or matrix.dtype), group["ns_coefficients"], group["ns_steps"], group["eps"],
+                             backend=group["backend"])
         return w.mul_(1 - group["lr"] * group["weight_decay"]).add_(flat.view_as(u), alpha=-group["lr"] * size)
 
 
-def newton_schulz(x: Tensor, coefficients: tuple[float, float, float] = QUINTIC, steps: int = 5, eps: float = 1e-7) -> Tensor:
+def newton_schulz(
+    x: Tensor, coefficients: tuple[float, float, float] = QUINTIC, steps: int = 5, eps: float = 1e-7, *, backend: str = "auto"
+) -> Tensor:
     """Pushes all singular values of a matrix toward 1 and leaves its singular vectors as they are.
 
     An odd polynomial ``a x + b x^3 + c x^5`` of a matrix is the same polynomial of each singular value. The default coefficients
@@ -115,6 +121,7 @@ def newton_schulz(x: Tensor, coefficients: tuple[float, float, float] = QUINTIC,
         coefficients: ``a``, ``b``, ``c``.
         steps: Rounds.
         eps: Smallest norm that the matrix is divided by.
+        backend: ``"auto"``, ``"torch"`` or ``"triton"``; the kernel has no gradient.
 
     Shapes:
         x (rows, columns) -> (rows, columns)
@@ -125,6 +132,8 @@ def newton_schulz(x: Tensor, coefficients: tuple[float, float, float] = QUINTIC,
         tensor([1., 1., 1.])
     """
     expect("x", x, "rows columns")
+    if applies(x, backend):
+        return fused(x, coefficients, steps, eps)
     tall = x.shape[0] > x.shape[1]
     x = x.mT if tall else x  # the product below is then the smaller of the two
     x = x / torch.linalg.vector_norm(x).clamp(min=eps)

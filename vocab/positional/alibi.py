@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from vocab.attention.masks import both, causal_mask
-from vocab.attention.multi_head import MultiHeadAttention, split_heads
+from vocab.attention.multi_head import MultiHeadAttention, merge_heads, split_heads
 from vocab.check import expect
+from vocab.kernels.attention import applies, fused
 
 __all__ = ["ALiBiAttention", "alibi_bias", "alibi_slopes"]
 
@@ -85,12 +86,14 @@ class ALiBiAttention(MultiHeadAttention):
         causal: Whether a token sees itself and earlier tokens only.
         bias: Whether the projections have a bias.
         dropout: Share of attention weights set to zero in training.
+        backend: ``"auto"``, ``"torch"`` or ``"triton"``. The kernel takes neither a padding mask nor dropout.
 
     Shapes:
         x ``(B, T, D)`` -> ``(B, T, D)``.
 
     Raises:
         ValueError: If a shape does not fit.
+        RuntimeError: If ``backend="triton"`` cannot run here; the message says why.
 
     Examples:
         >>> attention = ALiBiAttention(64, 8)
@@ -98,9 +101,11 @@ class ALiBiAttention(MultiHeadAttention):
         torch.Size([1, 500, 64])
     """
 
-    def __init__(self, d_model: int, n_heads: int, *, causal: bool = True, bias: bool = False, dropout: float = 0.0) -> None:
+    def __init__(
+        self, d_model: int, n_heads: int, *, causal: bool = True, bias: bool = False, dropout: float = 0.0, backend: str = "auto"
+    ) -> None:
         super().__init__(d_model, n_heads, bias=bias, dropout=dropout)
-        self.causal = causal
+        self.causal, self.backend = causal, backend
 
     def forward(self, x: Tensor, key_padding_mask: Tensor | None = None) -> Tensor:
         """Attends within ``x``.
@@ -110,9 +115,16 @@ class ALiBiAttention(MultiHeadAttention):
             key_padding_mask: Booleans ``(B, T)``, true where a token may be seen.
         """
         expect("x", x, "batch time d_model", d_model=self.d_model)
-        bias_HTT = alibi_bias(self.n_heads, x.shape[1], causal=self.causal).to(x.device, torch.promote_types(x.dtype, torch.float32))
         if key_padding_mask is not None:
             expect("key_padding_mask", key_padding_mask, "batch time", dtype="bool", batch=x.shape[0], time=x.shape[1])
+        q_BHTd, (k_BHTd, v_BHTd) = split_heads(self.q_proj(x), self.head_dim), self.keys_and_values(x)
+        dropout_p = self.dropout if self.training else 0.0
+        limit = "it has no padding mask" if key_padding_mask is not None else "it has no dropout" if dropout_p else None
+        if applies(q_BHTd, k_BHTd, v_BHTd, self.backend, limit=limit):
+            slopes = alibi_slopes(self.n_heads).to(x.device)
+            out_BHTd, _ = fused(q_BHTd, k_BHTd, v_BHTd, slopes=slopes, after=0 if self.causal else None)
+            return self.o_proj(merge_heads(out_BHTd))
+        bias_HTT = alibi_bias(self.n_heads, x.shape[1], causal=self.causal).to(x.device, torch.promote_types(x.dtype, torch.float32))
+        if key_padding_mask is not None:
             bias_HTT = both(bias_HTT.expand(x.shape[0], -1, -1, -1), key_padding_mask[:, None, None])
-        q_BHTd = split_heads(self.q_proj(x), self.head_dim)
-        return self.attend(q_BHTd, *self.keys_and_values(x), attn_mask=bias_HTT)
+        return self.attend(q_BHTd, k_BHTd, v_BHTd, attn_mask=bias_HTT)

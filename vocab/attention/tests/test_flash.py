@@ -8,6 +8,8 @@ from snippets.attention import flash as numpy_variant
 from vocab.attention.dilated import merge_attention
 from vocab.attention.flash import flash_attention, online_softmax_attention
 from vocab.attention.masks import causal_mask
+from vocab.kernels.dispatch import watch
+from vocab.kernels.interpret import interpreting
 
 D = torch.float64
 
@@ -190,3 +192,23 @@ def test_numpy_variant_agrees(agree, block):
 def test_demo_ends_at_the_exact_row():
     rows = numpy_variant.show(block=5, T=16, step=16)[1]["rows"]
     assert len(rows) == 4 and rows[-1][-1] == "0"
+
+
+@pytest.mark.parametrize("setting", [dict(), dict(is_causal=True), dict(is_causal=True, window=3), dict(scale=0.3)], ids=str)
+def test_both_backends_agree(agree, setting):
+    pytest.importorskip("triton")
+    q, k, v = (x.requires_grad_() for x in qkv(7, 9, 4, 2))
+    upstream, found = torch.randn(2, 4, 7, 4, dtype=D), []
+    for backend in ("triton", "torch"):
+        with interpreting(), watch() as seen:
+            out, lse = flash_attention(q, k, v, **setting, return_lse=True, backend=backend)
+            found.append((out, lse, *torch.autograd.grad(out, (q, k, v), upstream)))
+        assert seen == [f"attention:{backend}"] and not lse.requires_grad
+    for ours, theirs in zip(*found):
+        agree(ours, theirs, of="triton", rtol=1e-12, atol=1e-14)
+
+
+def test_heads_wider_than_the_kernels_tiles_are_refused():
+    pytest.importorskip("triton")
+    with interpreting(), pytest.raises(RuntimeError, match="heads are 129 .* up to 128; backend='torch' computes the same"):
+        flash_attention(*qkv(2, 2, d=129), backend="triton")

@@ -9,6 +9,8 @@ from vocab.attention.multi_head import MultiHeadAttention
 from vocab.attention.sliding_window import SlidingWindowAttention, band_lists, band_mask
 from vocab.attention.sparse import gathered_attention
 from vocab.inference.kv_cache import KVCache
+from vocab.kernels.dispatch import watch
+from vocab.kernels.interpret import interpreting
 
 D = torch.float64
 
@@ -153,3 +155,30 @@ def test_numpy_variant_agrees(agree, window):
 def test_demo_counts_the_reach():
     assert "reaches 13 tokens" in numpy_variant.show(window=5, layers=3)[3]["caption"]
     assert "reaches 7 tokens" in numpy_variant.show(window=3, layers=3, T=16, causal=False)[3]["caption"]
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("window", [1, 4, 5, 90])
+def test_both_backends_agree(agree, window, causal):
+    pytest.importorskip("triton")
+    module, x = SlidingWindowAttention(8, 2, window, causal=causal).double(), torch.randn(1, 70, 8, dtype=D, requires_grad=True)
+    upstream, found = torch.randn(1, 70, 8, dtype=D), []
+    for backend in ("triton", "torch"):
+        module.backend = backend
+        with interpreting(), watch() as seen:
+            y = module(x)
+            found.append((y, *torch.autograd.grad(y, (x, module.v_proj.weight), upstream)))
+        assert seen == [f"attention:{backend}"]
+    for ours, theirs in zip(*found):
+        agree(ours, theirs, of="triton", rtol=1e-12, atol=1e-13)
+
+
+def test_the_kernel_refuses_a_cache_and_dropout():
+    pytest.importorskip("triton")
+    module, x = SlidingWindowAttention(8, 2, 3, dropout=0.5, backend="triton"), torch.zeros(1, 7, 8)
+    with interpreting():
+        with pytest.raises(RuntimeError, match="it has no dropout; backend='torch' computes the same"):
+            module(x)
+        with pytest.raises(RuntimeError, match="it has no cache; backend='torch' computes the same"):
+            module.eval()(x, KVCache(1, 1, 2, 4, 3, policy="rolling"))
+        module(x)

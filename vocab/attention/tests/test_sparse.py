@@ -6,7 +6,10 @@ from torch.nn import functional as F
 from snippets.attention import sparse as numpy_variant
 from vocab.attention.causal import CausalSelfAttention, causal_mask
 from vocab.attention.sparse import (
-    KeyLists, SparseAttention, block_lists, fixed_lists, fixed_mask, gathered_attention, strided_lists, strided_mask)
+    KeyLists, SparseAttention, block_lists, block_table, fixed_lists, fixed_mask, gathered_attention, strided_lists, strided_mask,
+)  # fmt: skip
+from vocab.kernels.dispatch import watch
+from vocab.kernels.interpret import interpreting
 
 D = torch.float64
 
@@ -187,3 +190,55 @@ def test_demo_reaches_everything_in_two_layers_with_the_papers_patterns_only():
     for pattern, share in [("strided", "100 %"), ("fixed", "100 %")]:
         assert share in numpy_variant.show(pattern=pattern, layers=2)[3]["caption"]
     assert "100 %" not in numpy_variant.show(pattern="window", layers=2)[3]["caption"]
+
+
+@pytest.mark.oracle("the mask itself, cut into blocks")
+@pytest.mark.parametrize(("T", "stride"), [(5, 2), (64, 8), (130, 10), (200, 70)])
+def test_block_table_holds_the_mask_and_no_empty_block(T, stride):
+    for lists, mask in [(strided_lists(T, stride), strided_mask(T, stride)), (fixed_lists(T, stride, 2), fixed_mask(T, stride, 2))]:
+        blocks, tiles = block_table(lists)
+        n = len(blocks)
+        whole = torch.cat((tiles, torch.zeros(1, 64, 64)))[blocks.long()].transpose(1, 2).reshape(64 * n, 64 * n)  # -1 is the last one
+        assert torch.equal(whole[:T, :T] > 0, mask) and n == -(-T // 64)
+        assert (tiles.sum((1, 2)) > 0).all() and len(tiles) == (blocks >= 0).sum()
+
+
+@pytest.mark.parametrize(("stride", "share"), [(64, 1.0), (128, 0.515), (256, 0.29)])
+def test_a_stride_of_more_than_a_block_is_what_saves(stride, share):
+    for lists in (strided_lists(8192, stride), fixed_lists(8192, stride)):
+        blocks, _ = block_table(lists)
+        assert (blocks >= 0).sum() / (128 * 129 / 2) == pytest.approx(share, abs=0.015)
+
+
+@pytest.mark.parametrize("pattern", ["strided", "fixed", "own"])
+def test_both_backends_agree(agree, pattern):
+    pytest.importorskip("triton")
+    lists = block_lists(causal_mask(70, window=9), 5)
+    module = SparseAttention(8, 2, pattern=lists if pattern == "own" else pattern, stride=6, summary=2).double()
+    x, upstream, found = torch.randn(2, 70, 8, dtype=D, requires_grad=True), torch.randn(2, 70, 8, dtype=D), []
+    for backend in ("triton", "torch"):
+        module.backend = backend
+        with interpreting(), watch() as seen:
+            y = module(x)
+            found.append((y, *torch.autograd.grad(y, (x, module.k_proj.weight), upstream)))
+        assert seen == [f"attention:{backend}"]
+    for ours, theirs in zip(*found):
+        agree(ours, theirs, of="triton", rtol=1e-12, atol=1e-13)
+
+
+def test_the_kernel_compiles_into_one_graph_though_blocks_are_counted():
+    pytest.importorskip("triton")
+    module, x = SparseAttention(8, 2, stride=3, backend="triton"), torch.randn(1, 9, 8)
+    with interpreting():
+        compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
+        torch.testing.assert_close(compiled(x), module(x))
+
+
+def test_the_kernel_refuses_dropout_and_lists_of_another_length():
+    pytest.importorskip("triton")
+    module, x = SparseAttention(8, 2, pattern=block_lists(causal_mask(8), 2), dropout=0.5, backend="triton"), torch.zeros(1, 9, 8)
+    with interpreting():
+        with pytest.raises(RuntimeError, match="it has no dropout; backend='torch' computes the same"):
+            module(x)
+        with pytest.raises(ValueError, match="lists are for 7 to 8 queries, not for 9"):
+            module.eval()(x)

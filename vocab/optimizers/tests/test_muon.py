@@ -3,6 +3,8 @@ import torch
 from torch.nn import Parameter
 
 from snippets.optimizers.muon import muon_step, newton_schulz as newton_schulz_np
+from vocab.kernels.dispatch import watch
+from vocab.kernels.interpret import interpreting
 from vocab.optimizers.muon import Muon, newton_schulz
 from vocab.optimizers.tests.walks import assert_same_steps, layers, numbers_per_weight, take
 
@@ -243,3 +245,28 @@ def test_numpy_variant_agrees(agree, shape):
         found = muon_step(found, g, state, t, lr=0.03, weight_decay=0.1)
     agree(found, w)
     agree(newton_schulz_np(start, CUBIC, 7), newton_schulz(torch.from_numpy(start), CUBIC, 7))
+
+
+@pytest.mark.interp
+@pytest.mark.parametrize("foreach", [False, True])
+def test_kernel_agrees(agree, foreach):
+    pytest.importorskip("triton")
+    results = []
+    for backend in ("triton", "torch"):
+        params = layers((5, 3), (3, 7), (4, 2, 2))
+        optimizer = Muon(params, lr=0.03, flatten=True, ns_dtype=None, foreach=foreach, backend=backend)
+        with interpreting(), watch() as seen:
+            for t in range(2):
+                take(optimizer, params, t)
+        assert seen == [f"newton_schulz:{backend}"] * 6
+        results.append(params)
+    for ours, plain in zip(*results, strict=True):
+        agree(ours, plain, of="triton", rtol=1e-12)
+
+
+def test_a_kernel_that_cannot_run_says_why():
+    params = layers((3, 2))
+    with pytest.raises(RuntimeError, match="newton_schulz cannot run with backend='triton'"):
+        take(Muon(params, backend="triton"), params, 0)
+    with pytest.raises(ValueError, match="backend is 'cuda'"):
+        newton_schulz(torch.zeros(3, 2), backend="cuda")

@@ -8,6 +8,8 @@ from torch.nn import functional as F
 from snippets.positional.alibi import bias as numpy_bias
 from snippets.positional.alibi import slopes as numpy_slopes
 from snippets.positional.alibi import weights as numpy_weights
+from vocab.kernels.dispatch import watch
+from vocab.kernels.interpret import interpreting
 from vocab.positional.alibi import ALiBiAttention, alibi_bias, alibi_slopes
 
 
@@ -143,3 +145,29 @@ def test_numpy_variant_agrees(agree, n_heads):
     agree(numpy_bias(n_heads, 9), alibi_bias(n_heads, 9))
     scores = torch.randn(9, dtype=torch.float64)
     agree(numpy_weights(scores.numpy(), 0.25), (scores - 0.25 * torch.arange(8, -1, -1)).softmax(-1))
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_both_backends_agree(agree, causal):
+    pytest.importorskip("triton")
+    attention = ALiBiAttention(8, 4, causal=causal).double()
+    x, upstream, found = torch.randn(2, 40, 8, dtype=torch.float64, requires_grad=True), torch.randn(2, 40, 8, dtype=torch.float64), []
+    for backend in ("triton", "torch"):
+        attention.backend = backend
+        with interpreting(), watch() as seen:
+            y = attention(x)
+            found.append((y, *torch.autograd.grad(y, (x, attention.q_proj.weight), upstream)))
+        assert seen == [f"attention:{backend}"]
+    for ours, theirs in zip(*found):
+        agree(ours, theirs, of="triton", rtol=1e-12, atol=1e-13)
+
+
+def test_the_kernel_refuses_a_padding_mask_and_dropout():
+    pytest.importorskip("triton")
+    attention, x = ALiBiAttention(8, 2, dropout=0.5, backend="triton"), torch.zeros(1, 3, 8)
+    with interpreting():
+        with pytest.raises(RuntimeError, match="it has no dropout; backend='torch' computes the same"):
+            attention(x)
+        with pytest.raises(RuntimeError, match="it has no padding mask; backend='torch' computes the same"):
+            attention.eval()(x, torch.ones(1, 3, dtype=torch.bool))
+        attention(x)
