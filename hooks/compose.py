@@ -185,17 +185,25 @@ def triton_functions(path: Path) -> str:
 
 
 def measured(op: str, root: Path) -> str:
-    """A table of the newest benchmark records of a kernel."""
+    """A table of the newest benchmark records of a kernel: its time, and how much longer each other implementation takes."""
     records = [r for r in _records(root, "kernels") if r["op"] == op]
     if not records:
         return "Speed: not measured on a GPU yet (`./dev bench kernels` does it)."
     newest = max(r["date"] for r in records)
-    rows = [r for r in records if r["date"] == newest]
-    columns = [c for c in ("shape", "dtype", "direction", "provider", "p50_ms", "ratio", "bandwidth_share") if any(c in r for r in rows)]
-    head = "| " + " | ".join(c.replace("_", " ") for c in columns) + " |\n|" + "---|" * len(columns)
-    body = "\n".join("| " + " | ".join(str(r.get(c, "")) for c in columns) + " |" for r in rows)
-    first = rows[0]
-    return f"Measured on {first.get('gpu')}, torch {first.get('torch')}, Triton {first.get('triton')}, {newest}.\n\n{head}\n{body}"
+    rows: dict[tuple, dict[str, dict]] = {}
+    for r in records:
+        if r["date"] == newest and r["direction"] != "backward":  # forward, and both together
+            rows.setdefault((r["shape"], r["dtype"], r["direction"]), {})[r["provider"]] = r
+    others = list(dict.fromkeys(name for found in rows.values() for name in found if name != "triton"))
+    head = ["shape", "dtype", "direction", "kernel (ms)", "of the bandwidth", *(f"{name}, times as long" for name in others)]
+    body = []
+    for key, found in rows.items():
+        own = found.get("triton", {})
+        cells = [*key, own.get("p50_ms", "–"), own.get("bandwidth_share", "–"), *(found.get(name, {}).get("ratio", "–") for name in others)]
+        body.append("| " + " | ".join(map(str, cells)) + " |")
+    first = records[-1]
+    table = "| " + " | ".join(head) + " |\n|" + "---|" * len(head) + "\n" + "\n".join(body)
+    return f"Measured on {first['gpu']}, torch {first['torch']}, Triton {first['triton']}, {newest}.\n\n{table}"
 
 
 def compiled(op: str, root: Path) -> str:

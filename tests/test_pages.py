@@ -207,12 +207,16 @@ def test_a_kernel_that_was_not_measured_says_so_and_one_that_was_shows_its_newes
     assert "not measured" in compose.measured("scan", root)
     path = root / "benchmarks/results/kernels.jsonl"
     path.parent.mkdir(parents=True)
-    row = {"op": "scan", "gpu": "H200", "torch": "2.11", "triton": "3.6", "shape": "8x8", "dtype": "bf16", "direction": "fwd", "provider": "eager", "p50_ms": 1.5}
-    records = [{**row, "date": "2026-01-01", "p50_ms": 9.9}, {**row, "date": "2026-02-02"}, {**row, "op": "other", "date": "2026-03-03"}]
+    row = {"op": "scan", "gpu": "H200", "torch": "2.11", "triton": "3.6", "shape": "8x8", "dtype": "bf16", "direction": "forward", "date": "2026-02-02",
+           "provider": "triton", "p50_ms": 0.5, "bandwidth_share": 0.75}  # fmt: skip
+    records = [{**row, "date": "2026-01-01", "p50_ms": 9.9}, row, {**row, "provider": "eager", "p50_ms": 1.0, "ratio": 2.0},
+               {**row, "dtype": "fp32", "provider": "eager", "ratio": 3.0}, {**row, "direction": "backward", "p50_ms": 7.7},
+               {**row, "op": "other", "date": "2026-03-03"}]  # fmt: skip
     path.write_text("\n".join(map(json.dumps, records)) + "\n")
     table = compose.measured("scan", root)
-    assert "Measured on H200, torch 2.11, Triton 3.6, 2026-02-02." in table and "| 8x8 | bf16 | fwd | eager | 1.5 |" in table
-    assert "9.9" not in table
+    assert "Measured on H200, torch 2.11, Triton 3.6, 2026-02-02." in table
+    assert "| 8x8 | bf16 | forward | 0.5 | 0.75 | 2.0 |" in table and "| 8x8 | fp32 | forward | – | – | 3.0 |" in table
+    assert "9.9" not in table and "7.7" not in table
 
 
 def test_what_a_kernel_needs_once_compiled_is_shown_of_this_kernel_only(root):
