@@ -2,7 +2,7 @@
 
 Plain PyTorch writes decays, inputs and states of size B T E N to memory, N times as much as the input. Here a program owns some
 channels of one sequence and keeps their N numbers each in registers from the first step to the last. For the gradient it
-stores the states of every eighth step and computes the others again.
+stores the states of every eighth step and computes the others again, eight at a time, in registers.
 
 Source: Gu and Dao 2023, arXiv:2312.00752, algorithm 2 and section 3.3.2 (states stay on chip and are recomputed).
 """
@@ -23,17 +23,16 @@ __all__ = ["SPEC", "applies", "fused", "reference", "selective_scan"]
 
 # Fewer steps than this are not worth a launch. Provisional until measured here.
 WORTHWHILE_STEPS = 8
-STEPS = 8  # between stored states; the gradient keeps so many in registers
 # Numbers of state up to -> (channels a program, warps)
 CONFIGS = {16: (32, 4), 64: (8, 4), 256: (2, 4)}
 
 
 @jit(do_not_specialize=["T"])
 def _forward_kernel(
-    u, dt, A, B, C, D, z, h0, y, starts, end, T, E, N, blocks,
-    u_batch, u_time, dt_batch, dt_time, B_batch, B_time, C_batch, C_time, z_batch, z_time,
-    ACC: tl.constexpr, BLOCK: tl.constexpr, STATE: tl.constexpr, STEPS: tl.constexpr,
+    u, dt, A, B, C, D, z, h0, y, starts, end, T, z_batch, z_time,
+    E: tl.constexpr, N: tl.constexpr, ACC: tl.constexpr, BLOCK: tl.constexpr, STATE: tl.constexpr, STEPS: tl.constexpr,
 ):  # fmt: skip
+    blocks: tl.constexpr = (E + BLOCK - 1) // BLOCK
     batch = (tl.program_id(0) // blocks).to(tl.int64)
     channel = (tl.program_id(0) % blocks).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     number = tl.arange(0, STATE)
@@ -51,10 +50,11 @@ def _forward_kernel(
         for _ in tl.static_range(STEPS):
             # A step past the end is one of no duration: nothing decays and nothing is written.
             now, there = live & (time < T), kept & (time < T)
-            drive = tl.load(u + batch * u_batch + time * u_time + channel, now, other=0.0).to(ACC)
-            step = tl.load(dt + batch * dt_batch + time * dt_time + channel, now, other=0.0).to(ACC)
-            written = tl.load(B + batch * B_batch + time * B_time + number, there, other=0.0).to(ACC)
-            read = tl.load(C + batch * C_batch + time * C_time + number, there, other=0.0).to(ACC)
+            row = batch * T + time
+            drive = tl.load(u + row * E + channel, now, other=0.0).to(ACC)
+            step = tl.load(dt + row * E + channel, now, other=0.0).to(ACC)
+            written = tl.load(B + row * N + number, there, other=0.0).to(ACC)
+            read = tl.load(C + row * N + number, there, other=0.0).to(ACC)
             h = tl.exp(step[:, None] * rate) * h + (step * drive)[:, None] * written[None, :]
             out = tl.sum(h * read[None, :], 1)
             if D is not None:
@@ -62,17 +62,18 @@ def _forward_kernel(
             if z is not None:
                 gate = tl.load(z + batch * z_batch + time * z_time + channel, now, other=0.0).to(ACC)
                 out *= gate * tl.sigmoid(gate)
-            tl.store(y + (batch * T + time) * E + channel, out.to(y.dtype.element_ty), now)
+            tl.store(y + row * E + channel, out.to(y.dtype.element_ty), now)
             time += 1
     tl.store(end + batch * E * N + place, h, whole)
 
 
 @jit(do_not_specialize=["T"])
 def _backward_kernel(
-    dy, dend, u, dt, A, B, C, D, z, starts, du, ddt, dA, dB, dC, dD, dz, dh0, T, E, N, blocks,
-    u_batch, u_time, dt_batch, dt_time, B_batch, B_time, C_batch, C_time, z_batch, z_time,
-    ACC: tl.constexpr, BLOCK: tl.constexpr, STATE: tl.constexpr, STEPS: tl.constexpr,
+    dy, dend, u, dt, A, B, C, D, z, starts, du, ddt, dA, dB, dC, dD, dz, dh0, T, z_batch, z_time,
+    E: tl.constexpr, N: tl.constexpr, ACC: tl.constexpr, BLOCK: tl.constexpr, STATE: tl.constexpr, STEPS: tl.constexpr,
 ):  # fmt: skip
+    # E and N are constants so that the rows of eight steps lie at fixed distances: as variables they take all registers.
+    blocks: tl.constexpr = (E + BLOCK - 1) // BLOCK
     batch, block = (tl.program_id(0) // blocks).to(tl.int64), tl.program_id(0) % blocks
     channel = block.to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     number = tl.arange(0, STATE)
@@ -88,42 +89,45 @@ def _backward_kernel(
     first = tl.full((), 0, tl.int64) + (tl.cdiv(T, STEPS) - 1) * STEPS
     for _ in tl.range(0, T, STEPS):
         h = tl.load(starts + (batch * tl.cdiv(T, STEPS) + first // STEPS) * E * N + place, whole, other=0.0)
-        drives, steps, decays, decayed = (), (), (), ()
+        past = ()
         for i in tl.static_range(STEPS):
             time = first + i
             now = live & (time < T)
-            drive = tl.load(u + batch * u_batch + time * u_time + channel, now, other=0.0).to(ACC)
-            step = tl.load(dt + batch * dt_batch + time * dt_time + channel, now, other=0.0).to(ACC)
-            written = tl.load(B + batch * B_batch + time * B_time + number, kept & (time < T), other=0.0).to(ACC)
-            decay = tl.exp(step[:, None] * rate)
-            drives, steps, decays, decayed = drives + (drive,), steps + (step,), decays + (decay,), decayed + (decay * h,)
-            h = decay * h + (step * drive)[:, None] * written[None, :]
+            row = batch * T + time
+            drive = tl.load(u + row * E + channel, now, other=0.0).to(ACC)
+            step = tl.load(dt + row * E + channel, now, other=0.0).to(ACC)
+            written = tl.load(B + row * N + number, kept & (time < T), other=0.0).to(ACC)
+            past = past + (h,)
+            h = tl.exp(step[:, None] * rate) * h + (step * drive)[:, None] * written[None, :]
         for i in tl.static_range(STEPS):
             time = first + (STEPS - 1 - i)
             now, there = live & (time < T), kept & (time < T)
-            drive, step, before = drives[STEPS - 1 - i], steps[STEPS - 1 - i], decayed[STEPS - 1 - i]
-            written = tl.load(B + batch * B_batch + time * B_time + number, there, other=0.0).to(ACC)
-            read = tl.load(C + batch * C_batch + time * C_time + number, there, other=0.0).to(ACC)
-            row = (batch * T + time) * E + channel
-            upstream = tl.load(dy + row, now, other=0.0).to(ACC)
+            row = batch * T + time
+            drive = tl.load(u + row * E + channel, now, other=0.0).to(ACC)
+            step = tl.load(dt + row * E + channel, now, other=0.0).to(ACC)
+            decay = tl.exp(step[:, None] * rate)
+            before = decay * past[STEPS - 1 - i]
+            written = tl.load(B + row * N + number, there, other=0.0).to(ACC)
+            read = tl.load(C + row * N + number, there, other=0.0).to(ACC)
+            upstream = tl.load(dy + row * E + channel, now, other=0.0).to(ACC)
             h = before + (step * drive)[:, None] * written[None, :]
             if z is not None:
                 gate = tl.load(z + batch * z_batch + time * z_time + channel, now, other=0.0).to(ACC)
                 open_ = tl.sigmoid(gate)
                 out = tl.sum(h * read[None, :], 1) + skip * drive
-                tl.store(dz + row, (upstream * out * open_ * (1.0 + gate * (1.0 - open_))).to(dz.dtype.element_ty), now)
+                tl.store(dz + row * E + channel, (upstream * out * open_ * (1.0 + gate * (1.0 - open_))).to(dz.dtype.element_ty), now)
                 upstream *= gate * open_
             carried += upstream[:, None] * read[None, :]
-            share = ((batch * T + time) * blocks + block) * N + number
+            share = (row * blocks + block) * N + number
             tl.store(dC + share, tl.sum(upstream[:, None] * h, 0), there)
             tl.store(dB + share, tl.sum(carried * (step * drive)[:, None], 0), there)
             along = tl.sum(carried * written[None, :], 1)
             through = carried * before
-            tl.store(du + row, (step * along + skip * upstream).to(du.dtype.element_ty), now)
-            tl.store(ddt + row, (drive * along + tl.sum(through * rate, 1)).to(ddt.dtype.element_ty), now)
+            tl.store(du + row * E + channel, (step * along + skip * upstream).to(du.dtype.element_ty), now)
+            tl.store(ddt + row * E + channel, (drive * along + tl.sum(through * rate, 1)).to(ddt.dtype.element_ty), now)
             drate += through * step[:, None]
             dskip += upstream * drive
-            carried *= decays[STEPS - 1 - i]
+            carried *= decay
         first -= STEPS
     tl.store(dA + batch * E * N + place, drate, whole)
     tl.store(dD + batch * E + channel, dskip, live)
@@ -134,10 +138,17 @@ def _config(numbers: int) -> tuple[int, int, int]:
     return next((most, *config) for most, config in CONFIGS.items() if numbers <= most)
 
 
-def _rows(*tensors: Tensor | None) -> tuple:
-    """Tensors whose last axis has no gaps, and their other strides."""
-    rows = [x if x is None or x.stride(2) == 1 else x.contiguous() for x in tensors]
-    return rows, [s for x in rows for s in ((0, 0) if x is None else x.stride()[:2])]
+def _steps(u: Tensor) -> int:
+    """Steps between stored states; the gradient keeps so many states in registers."""
+    return 2 if u.dtype == torch.float64 else 8
+
+
+def _gate(z: Tensor | None) -> tuple:
+    """A gate whose channels have no gaps, for it is often half of a wider projection; and its other strides."""
+    if z is None:
+        return None, 0, 0
+    z = z if z.stride(2) == 1 else z.contiguous()
+    return z, *z.stride()[:2]
 
 
 def _forward_launch(u, dt, A, B, C, D, z, h0, training):
@@ -145,26 +156,26 @@ def _forward_launch(u, dt, A, B, C, D, z, h0, training):
     (batch, time, channels), numbers = u.shape, A.shape[1]
     if end.numel():
         state, block, warps = _config(numbers)
-        (u, dt, B, C, z), strides = _rows(u, dt, B, C, z)
         blocks = -(-channels // block)
-        A, D, h0 = (None if x is None else x.contiguous() for x in (A, D, h0))
+        u, dt, A, B, C, D, h0 = (None if x is None else x.contiguous() for x in (u, dt, A, B, C, D, h0))
+        z, *strides = _gate(z)
         _forward_kernel[(batch * blocks,)](
-            u, dt, A, B, C, D, z, h0, y, starts if training else None, end, time, channels, numbers, blocks, *strides,
-            ACC=accumulate_in(u.dtype), BLOCK=block, STATE=state, STEPS=STEPS, num_warps=warps,
+            u, dt, A, B, C, D, z, h0, y, starts if training else None, end, time, *strides,
+            E=channels, N=numbers, ACC=accumulate_in(u.dtype), BLOCK=block, STATE=state, STEPS=_steps(u), num_warps=warps,
         )  # fmt: skip
     return y, starts, end
 
 
 def _forward_fake(u, dt, A, B, C, D, z, h0, training):
     wide, (batch, time, _) = accumulator(u.dtype), u.shape
-    starts = (batch, -(-time // STEPS), *A.shape) if training else (0,)
+    starts = (batch, -(-time // _steps(u)), *A.shape) if training else (0,)
     end = torch.empty((batch, *A.shape), dtype=wide, device=u.device)
     return torch.empty(u.shape, dtype=u.dtype, device=u.device), torch.empty(starts, dtype=wide, device=u.device), end
 
 
 def _forward_plain(u, dt, A, B, C, D, z, h0, training):
     y, end = reference(u, dt, A, B, C, D, z, h0)
-    starts = _states(u, dt, A, B, h0)[1][:, ::STEPS] if training else end.new_empty(0)
+    starts = _states(u, dt, A, B, h0)[0][:, :: _steps(u)] if training else end.new_empty(0)
     return y.contiguous(), starts.contiguous(), end.clone()
 
 
@@ -174,17 +185,16 @@ def _backward_launch(dy, dend, u, dt, A, B, C, D, z, starts):
     if not dh0.numel():
         return du, ddt, dA.zero_(), dB.zero_(), dC.zero_(), dD.zero_(), dz, dh0
     state, block, warps = _config(numbers)
-    (u, dt, B, C, z), strides = _rows(u, dt, B, C, z)
     blocks = -(-channels // block)
     empty = dict(dtype=accumulator(u.dtype), device=u.device)
     # Every program has its own part of the sums that go over programs.
     parts = torch.empty((batch, channels, numbers), **empty), torch.empty((batch, channels), **empty)
     shares = [torch.empty((batch, time, blocks, numbers), **empty) for _ in range(2)]
-    A, D = A.contiguous(), None if D is None else D.contiguous()
+    dy, dend, u, dt, A, B, C, D, starts = (None if x is None else x.contiguous() for x in (dy, dend, u, dt, A, B, C, D, starts))
+    z, *strides = _gate(z)
     _backward_kernel[(batch * blocks,)](
-        dy.contiguous(), dend.contiguous(), u, dt, A, B, C, D, z, starts.contiguous(),
-        du, ddt, parts[0], *shares, parts[1], None if z is None else dz, dh0, time, channels, numbers, blocks, *strides,
-        ACC=accumulate_in(u.dtype), BLOCK=block, STATE=state, STEPS=STEPS, num_warps=warps,
+        dy, dend, u, dt, A, B, C, D, z, starts, du, ddt, parts[0], *shares, parts[1], None if z is None else dz, dh0, time, *strides,
+        E=channels, N=numbers, ACC=accumulate_in(u.dtype), BLOCK=block, STATE=state, STEPS=_steps(u), num_warps=warps,
     )  # fmt: skip
     dB, dC = (share.sum(2).to(x.dtype) for share, x in zip(shares, (B, C)))
     return du, ddt, parts[0].sum(0), dB, dC, parts[1].sum(0), dz, dh0
@@ -201,7 +211,7 @@ def _backward_plain(dy, dend, u, dt, A, B, C, D, z, starts):
     h0 = starts[:, 0] if starts.shape[1] else dend
     dtypes = [x.dtype for x in (u, dt, A, B, C, A, u if z is None else z, dend)]
     u, dt, B, C, dy = (x.to(dend.dtype) for x in (u, dt, B, C, dy))
-    decay, before, h = _states(u, dt, A, B, h0)
+    decay, (before, h, _) = _decays(dt, A, dend.dtype), _states(u, dt, A, B, h0)
     gate = None if z is None else z.to(dend.dtype)
     skip = torch.zeros_like(A[:, 0]) if D is None else D
     dz = dy.new_empty(0)
@@ -273,13 +283,13 @@ def selective_scan(
     States are kept in float32 (float64 for float64).
 
     Args:
-        u: Input ``(B, T, E)``; the batch and the steps may be apart in memory, as may those of dt, B, C and z.
+        u: Input ``(B, T, E)``; contiguous tensors are not copied.
         dt: Step sizes ``(B, T, E)``.
         A: Rates ``(E, N)``, negative.
         B: What is written ``(B, T, N)``.
         C: What is read ``(B, T, N)``.
         D: Weight ``(E,)`` of the path around the state.
-        z: Gate ``(B, T, E)`` before its SiLU.
+        z: Gate ``(B, T, E)`` before its SiLU; rows may be apart, as in half of a wider projection.
         h0: The state before the first step ``(B, E, N)``; zero if not given.
         backend: ``"auto"``, ``"torch"`` or ``"triton"``.
 
@@ -309,23 +319,26 @@ def fused(u, dt, A, B, C, D=None, z=None, h0=None) -> tuple[Tensor, Tensor]:
 def reference(u, dt, A, B, C, D=None, z=None, h0=None) -> tuple[Tensor, Tensor]:
     """The same in plain torch, with all states in memory."""
     wide = accumulator(u.dtype)
-    _, before, h = _states(u, dt, A, B, h0)
+    _, h, end = _states(u, dt, A, B, h0)
     y = (h * C.to(wide)[:, :, None]).sum(-1)
     if D is not None:
         y = y + D.to(wide) * u.to(wide)
     if z is not None:
         y = y * F.silu(z.to(wide))
-    return y.to(u.dtype), torch.cat([before[:, :1], h], 1)[:, -1]
+    return y.to(u.dtype), end
 
 
 def _states(u, dt, A, B, h0) -> tuple[Tensor, Tensor, Tensor]:
-    """Decays, and states before and after every step, ``(B, T, E, N)``."""
+    """States before and after every step, ``(B, T, E, N)``, and the last."""
     wide = accumulator(u.dtype)
-    u, dt, A, B = (x.to(wide) for x in (u, dt, A, B))
-    decay = (dt[..., None] * A).exp()
-    h0 = u.new_zeros(len(u), *A.shape) if h0 is None else h0.to(wide)
-    h = states(decay, (dt * u)[..., None] * B[:, :, None], h0)
-    return decay, torch.cat([h0[:, None], h], 1)[:, :-1], h
+    h0 = torch.zeros((len(u), *A.shape), dtype=wide, device=u.device) if h0 is None else h0.to(wide)
+    h = states(_decays(dt, A, wide), (dt.to(wide) * u.to(wide))[..., None] * B.to(wide)[:, :, None], h0)
+    all_ = torch.cat([h0[:, None], h], 1)
+    return all_[:, :-1], h, all_[:, -1]
+
+
+def _decays(dt, A, wide) -> Tensor:
+    return (dt.to(wide)[..., None] * A.to(wide)).exp()
 
 
 def _inputs(sizes, dtype, device):
@@ -381,10 +394,10 @@ def _builds():
             def at(sizes, state=state):
                 return _config(sizes["state"])[0] == state
 
-            strides = {f"{x}_{axis}": "i64" for x in ("u", "dt", "B", "C", "z") for axis in ("batch", "time")}
-            sizes = {"T": "i32", "E": "i32", "N": "i32", "blocks": "i32", **strides}
-            constants = {"ACC": accumulate_in(dtype), "BLOCK": block, "STATE": state, "STEPS": STEPS}
-            more = dict(num_warps=warps, multiples=("E", "N", *strides), at=at)
+            sizes = {"T": "i32", "z_batch": "i64", "z_time": "i64"}
+            steps = _steps(torch.empty(0, dtype=dtype))
+            constants = {"E": 4096, "N": state, "ACC": accumulate_in(dtype), "BLOCK": block, "STATE": state, "STEPS": steps}
+            more = dict(num_warps=warps, multiples=("z_batch", "z_time"), at=at)
             data = {n: pointer for n in ("u", "dt", "B", "C", "z")} | {n: acc for n in ("A", "D")}
             yield Build("_forward_kernel", {**data, "h0": acc, "y": pointer, "starts": acc, "end": acc, **sizes}, constants, **more)
             gradients = {n: pointer for n in ("dy", "du", "ddt", "dz")} | {n: acc for n in ("dend", "starts", "dA", "dB", "dC", "dD", "dh0")}
@@ -398,8 +411,9 @@ SPEC = Spec(
     inputs=_inputs,
     dtypes=tuple(POINTER),
     shapes={
-        "8 x 2048, E=4096, N=16": {"batch": 8, "time": 2048, "channels": 4096, "state": 16},
-        "1 x 16384, E=5120, N=16": {"batch": 1, "time": 16_384, "channels": 5120, "state": 16},
+        # Small enough for the tables that autograd keeps of plain torch
+        "2 x 2048, E=4096, N=16": {"batch": 2, "time": 2048, "channels": 4096, "state": 16},
+        "8 x 1024, E=1536, N=16": {"batch": 8, "time": 1024, "channels": 1536, "state": 16},
         "small, 2 x 128, E=256, N=16": {"batch": 2, "time": 128, "channels": 256, "state": 16},
     },
     tails=(
@@ -417,9 +431,9 @@ SPEC = Spec(
     variants=({}, {"bare": True}),
     baselines={"loop": _loop, "mamba_ssm": _mamba_ssm},
     targets={
-        "eager": {"8 x 2048, E=4096, N=16": 20.0},
-        "compile": {"8 x 2048, E=4096, N=16": 10.0},
-        "mamba_ssm": {"8 x 2048, E=4096, N=16": 0.8},
+        "eager": {"2 x 2048, E=4096, N=16": 20.0},
+        "compile": {"2 x 2048, E=4096, N=16": 10.0},
+        "mamba_ssm": {"2 x 2048, E=4096, N=16": 0.8},
     },
     builds=tuple(_builds()) if triton else (),
     gpu=tuple({"batch": b, "time": t, "channels": e, "state": n} for b, t, e, n in ((1, 1, 1, 1), (2, 65, 33, 63), (1, 9, 7, 255), (3, 1000, 65, 15))),

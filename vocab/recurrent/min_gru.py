@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vocab.check import expect
+from vocab.kernels.scan import applies
 from vocab.layers.linear import Linear
 from vocab.state_space.parallel_scan import linear_scan
 
@@ -28,12 +29,14 @@ class MinGRU(nn.Module):
         log_space: Whether candidates are made positive and the scan runs on logarithms, which cannot underflow.
             Otherwise candidates are a linear map, of either sign.
         bias: Whether the map has a bias; that of the gate sets how long the layer remembers at the start.
+        backend: ``"auto"``, ``"torch"`` or ``"triton"``. The kernel multiplies and adds, whatever ``log_space``: it divides by nothing.
 
     Shapes:
         x ``(B, T, I)``, h0 ``(B, H)`` or None -> y ``(B, T, H)`` and h_n ``(B, H)``.
 
     Raises:
         ValueError: If a shape does not fit, or a first state is not above 0 in log space (not checked in compiled code).
+        RuntimeError: If ``backend="triton"`` cannot run here; the message says why.
 
     Examples:
         >>> layer, x = MinGRU(4, 8), torch.randn(2, 6, 4)
@@ -44,9 +47,11 @@ class MinGRU(nn.Module):
 
     maps = 2  # how many times H numbers are made from an input
 
-    def __init__(self, input_size: int, hidden_size: int, *, log_space: bool = True, bias: bool = False) -> None:
+    def __init__(
+        self, input_size: int, hidden_size: int, *, log_space: bool = True, bias: bool = False, backend: str = "auto"
+    ) -> None:
         super().__init__()
-        self.input_size, self.hidden_size, self.log_space = input_size, hidden_size, log_space
+        self.input_size, self.hidden_size, self.log_space, self.backend = input_size, hidden_size, log_space, backend
         self.proj = Linear(input_size, self.maps * hidden_size, bias)
 
     def gates(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -62,10 +67,10 @@ class MinGRU(nn.Module):
         expect("x", x, "batch time input_size", input_size=self.input_size)
         self._check_state("h0", h0, x)
         log_keep, log_write, candidate = self.gates(x)
-        if self.log_space:
+        if self.log_space and not applies(log_keep, candidate, 1, self.backend):
             y = log_scan(log_keep, log_write + _log_positive(candidate), None if h0 is None else h0.log())
         else:
-            y = linear_scan(log_keep.exp(), log_write.exp() * candidate, h0, axis=1)
+            y = linear_scan(log_keep.exp(), self._written(log_write, candidate), h0, axis=1, backend=self.backend)
         return y, y[:, -1]
 
     def step(self, x: Tensor, h: Tensor | None = None) -> Tensor:
@@ -78,8 +83,11 @@ class MinGRU(nn.Module):
         expect("x", x, "batch input_size", input_size=self.input_size)
         self._check_state("h", h, x)
         log_keep, log_write, candidate = self.gates(x)
-        written = log_write.exp() * (_log_positive(candidate).exp() if self.log_space else candidate)
+        written = self._written(log_write, candidate)
         return written if h is None else log_keep.exp() * h + written
+
+    def _written(self, log_write: Tensor, candidate: Tensor) -> Tensor:
+        return log_write.exp() * (_log_positive(candidate).exp() if self.log_space else candidate)
 
     def _check_state(self, name: str, h: Tensor | None, x: Tensor) -> None:
         if h is None:
@@ -97,6 +105,7 @@ class MinLSTM(MinGRU):
         hidden_size: Width H of the state and of the output.
         log_space: As in ``MinGRU``.
         bias: As in ``MinGRU``.
+        backend: As in ``MinGRU``.
 
     Examples:
         >>> MinLSTM(4, 8)(torch.randn(2, 6, 4))[0].shape

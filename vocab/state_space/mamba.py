@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from vocab.check import expect
 from vocab.convolution.causal import CausalConv1d
+from vocab.kernels.selective_scan import applies, fused
 from vocab.state_space.parallel_scan import linear_scan
 
 __all__ = ["Mamba", "MambaState", "selective_scan"]
@@ -42,12 +43,14 @@ class Mamba(nn.Module):
         d_conv: Taps K of the convolution.
         expand: Inner width E over D.
         dt_rank: Rank R of the projection that makes the step sizes; ``"auto"`` is ``ceil(d_model / 16)``.
+        backend: ``"auto"``, ``"torch"`` or ``"triton"`` (one kernel for scan, read-out, skip and gate).
 
     Shapes:
         x ``(B, T, D)`` and a state, or None for an empty past -> y ``(B, T, D)`` and the state after the last token.
 
     Raises:
         ValueError: If a size is below 1, or ``x`` or ``state`` has another shape.
+        RuntimeError: If ``backend="triton"`` cannot run here; the message says why.
 
     Examples:
         >>> mamba = Mamba(d_model=8)
@@ -58,9 +61,10 @@ class Mamba(nn.Module):
     """
 
     def __init__(
-        self, d_model: int, d_state: int = 16, d_conv: int = 4, expand: int = 2, dt_rank: int | str = "auto"
+        self, d_model: int, d_state: int = 16, d_conv: int = 4, expand: int = 2, dt_rank: int | str = "auto", *, backend: str = "auto"
     ) -> None:
         super().__init__()
+        self.backend = backend
         rank = math.ceil(d_model / 16) if dt_rank == "auto" else dt_rank
         for name, value in dict(d_model=d_model, d_state=d_state, d_conv=d_conv, expand=expand, dt_rank=rank).items():
             if not isinstance(value, int) or value < 1:
@@ -88,7 +92,7 @@ class Mamba(nn.Module):
         A_EN = -self.A_log.exp()  # negative whatever is learned: every state decays
         y_BET, ssm = selective_scan(
             u_BET, dt_BET, A_EN, B_BTN.transpose(1, 2), C_BTN.transpose(1, 2), self.D, z_BET,
-            state=state.ssm, return_state=True,
+            state=state.ssm, return_state=True, backend=self.backend,
         )  # fmt: skip
         return self.out_proj(y_BET.transpose(1, 2)), MambaState(last, ssm)
 
@@ -125,6 +129,7 @@ def selective_scan(
     *,
     state: Tensor | None = None,
     return_state: bool = False,
+    backend: str = "auto",
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Runs ``h = exp(dt * A) * h + dt * B * u`` over time and reads ``y = C . h + D * u``, gated by ``silu(z)``.
 
@@ -140,9 +145,11 @@ def selective_scan(
         z: Gate ``(B, E, T)``, before its SiLU.
         state: ``h`` before the first token ``(B, E, N)``; zero if not given.
         return_state: Whether ``h`` after the last token is returned too.
+        backend: ``"auto"``, ``"torch"`` or ``"triton"`` (one kernel that keeps states in registers).
 
     Raises:
         ValueError: If a shape does not fit that of ``u``.
+        RuntimeError: If ``backend="triton"`` cannot run here; the message says why.
 
     Examples:
         >>> one = torch.ones(1, 1, 4)
@@ -156,16 +163,21 @@ def selective_scan(
         expect(name, x, "batch d_inner time", batch=batch, d_inner=inner, time=time)
     for name, x in [("B", B), ("C", C)]:
         expect(name, x, "batch d_state time", batch=batch, d_state=A.shape[1], time=time)
-    dtype = torch.promote_types(u.dtype, torch.float32)
-    A_EN, B_BNT, C_BNT, dt_BET, u_BET = (x.to(dtype) for x in (A, B, C, dt, u))
+    if D is not None:
+        expect("D", D, "d_inner", d_inner=inner)
     if state is not None:
         expect("state", state, "batch d_inner d_state", batch=batch, d_inner=inner, d_state=A.shape[1])
+    if applies(u, A, backend, axis=2):
+        u, dt, B, C, z = (x if x is None else x.transpose(1, 2) for x in (u, dt, B, C, z))
+        y, h = fused(u, dt, A, B, C, D, z, state)
+        return (y.transpose(1, 2), h) if return_state else y.transpose(1, 2)
+    dtype = torch.promote_types(u.dtype, torch.float32)
+    A_EN, B_BNT, C_BNT, dt_BET, u_BET = (x.to(dtype) for x in (A, B, C, dt, u))
     dt_BET1 = dt_BET.unsqueeze(-1)
     write_BETN = dt_BET1 * u_BET.unsqueeze(-1) * B_BNT.transpose(1, 2).unsqueeze(1)
     h_BETN = linear_scan((dt_BET1 * A_EN.unsqueeze(1)).exp(), write_BETN, None if state is None else state.to(dtype), axis=2)
     y_BET = torch.einsum("betn,bnt->bet", h_BETN, C_BNT)
     if D is not None:
-        expect("D", D, "d_inner", d_inner=inner)
         y_BET = y_BET + D.to(dtype)[:, None] * u_BET
     if z is not None:
         y_BET = y_BET * F.silu(z.to(dtype))

@@ -6,12 +6,14 @@ Cundy 2018, arXiv:1709.04057, section 2.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from vocab.check import expect
+from vocab.kernels.scan import applies, fused
 
 __all__ = ["associative_scan", "compose", "linear_scan"]
 
@@ -19,7 +21,7 @@ Elements = tuple[Tensor, ...]
 
 
 def linear_scan(
-    a: Tensor, b: Tensor, h0: Tensor | None = None, *, axis: int = -1, reverse: bool = False
+    a: Tensor, b: Tensor, h0: Tensor | None = None, *, axis: int = -1, reverse: bool = False, backend: str = "auto"
 ) -> Tensor:
     """All states of ``h_t = a_t * h_{t-1} + b_t`` at once.
 
@@ -31,12 +33,14 @@ def linear_scan(
         h0: The state before the first step (after the last one where ``reverse`` is set), without the time axis; zero if not given.
         axis: Which axis is time.
         reverse: Whether time runs backwards, ``h_t = a_t * h_{t+1} + b_t``.
+        backend: ``"auto"``, ``"torch"`` or ``"triton"`` (one kernel that keeps states in registers).
 
     Shapes:
         a and b ``(B, D, T)``, or any other with time on ``axis``, h0 ``(B, D)`` -> h, of the shape of b.
 
     Raises:
         ValueError: If the shapes differ, or there is no such axis or no step.
+        RuntimeError: If ``backend="triton"`` cannot run here; the message says why.
 
     Examples:
         >>> linear_scan(torch.full((1, 1, 4), 0.5), torch.ones(1, 1, 4))
@@ -50,8 +54,14 @@ def linear_scan(
     state_shape = b.shape[:axis] + b.shape[axis + 1:]
     if h0 is not None and h0.shape != state_shape:
         raise ValueError(f"h0 has shape {tuple(h0.shape)}; expected that of b without axis {axis}, {tuple(state_shape)}")
-    dtype = torch.promote_types(b.dtype, torch.float32)  # in 16 bits a decay of 0.999 rounds to 1
-    a, b, out = a.to(dtype), b.to(dtype), b.dtype
+    dtype, out = torch.promote_types(b.dtype, torch.float32), b.dtype  # in 16 bits a decay of 0.999 rounds to 1
+    if a.dtype != b.dtype:
+        a, b = a.to(dtype), b.to(dtype)
+    if applies(a, b, axis, backend) and b.shape[axis]:
+        places = math.prod(b.shape[:axis]), b.shape[axis], math.prod(b.shape[axis + 1:])
+        start = None if h0 is None else h0.reshape(places[0], places[2])
+        return fused(a.reshape(places), b.reshape(places), start, reverse=reverse).view(b.shape).to(out)
+    a, b = a.to(dtype), b.to(dtype)
     if reverse:
         a, b = a.flip(axis), b.flip(axis)
     if h0 is not None:  # the first step can be taken at once

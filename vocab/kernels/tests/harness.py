@@ -88,7 +88,10 @@ def bounds_checked(monkeypatch):
 
     def remember(self, args_dev, kwargs):
         args, named = prepare(self, args_dev, kwargs)
-        allowed[:] = [(x.data_ptr(), span(x) * x.itemsize) for x in (*args, *named.values()) if isinstance(x, torch.Tensor)]
+        tensors = [x for x in (*args, *named.values()) if isinstance(x, torch.Tensor)]
+        # A table of addresses says whose they are.
+        tensors += [y for x in args_dev for y in getattr(x, "reached", ())]
+        allowed[:] = [(x.data_ptr(), span(x) * x.itemsize) for x in tensors]
         return args, named
 
     def look(ptrs, mask):

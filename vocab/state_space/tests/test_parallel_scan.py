@@ -7,6 +7,8 @@ import torch
 
 from snippets.ops import scan as loop_of_the_browser
 from snippets.state_space.parallel_scan import blelloch, hillis_steele
+from vocab.kernels.dispatch import watch
+from vocab.kernels.interpret import interpreting
 from vocab.state_space.parallel_scan import associative_scan, compose, linear_scan
 
 D = torch.float64
@@ -159,6 +161,34 @@ def test_numpy_variant_agrees(agree):
             agree(rounds[-1][0], a.cumprod(0), atol=1e-10)
         np.testing.assert_allclose(loop_of_the_browser(a.numpy(), b.numpy()), h, rtol=1e-9, atol=1e-9)
     assert len(hillis_steele(np.ones(32), np.ones(32))) - 1 == 5 and len(blelloch(np.ones(32), np.ones(32))) - 1 == 9
+
+
+@pytest.mark.interp
+@pytest.mark.parametrize("axis", [0, 1, -1])
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("start", [False, True])
+def test_kernel_agrees(agree, axis, reverse, start):
+    pytest.importorskip("triton")
+    a, b, h0 = pairs(9, 0.7)
+    inputs = [a.movedim(-1, axis).requires_grad_(), b.movedim(-1, axis).requires_grad_(), *([h0.requires_grad_()] if start else [])]
+    weight, results = torch.randn(inputs[1].shape, dtype=D), []
+    for backend in ("triton", "torch"):
+        with interpreting(), watch() as seen:
+            h = linear_scan(*inputs, axis=axis, reverse=reverse, backend=backend)
+            results.append((h, *torch.autograd.grad(h, inputs, weight)))
+        assert seen == [f"scan:{backend}"]
+    for ours, plain in zip(*results, strict=True):
+        agree(ours, plain, of="triton", rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.interp
+def test_kernel_takes_two_dtypes_and_answers_in_that_of_b():
+    pytest.importorskip("triton")
+    a, b = torch.rand(9), torch.randn(9).bfloat16()
+    with interpreting():
+        h = linear_scan(a, b, backend="triton")
+    assert h.dtype == torch.bfloat16
+    torch.testing.assert_close(h, linear_scan(a, b))
 
 
 def test_wrong_shapes_and_axes_say_what_came_and_what_is_allowed():
