@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from vocab.attention.multi_head import MultiHeadAttention, merge_heads, split_heads
 from vocab.check import expect
+from vocab.kernels.linear_attention import applies, fused
 
 __all__ = ["LinearAttention", "linear_attention"]
 
@@ -36,6 +37,7 @@ class LinearAttention(MultiHeadAttention):
         eps: Added to the sum of weights, for features that may all be zero.
         chunk_size: Tokens that are computed side by side; changes memory and speed, not the result.
         bias: Whether the projections have a bias.
+        backend: ``"auto"``, ``"torch"`` or ``"triton"``, for the causal form.
 
     Examples:
         >>> attention, x = LinearAttention(8, 2), torch.randn(1, 6, 8)
@@ -54,12 +56,13 @@ class LinearAttention(MultiHeadAttention):
         eps: float = 1e-6,
         chunk_size: int = 64,
         bias: bool = True,
+        backend: str = "auto",
     ) -> None:
         super().__init__(d_model, n_heads, bias=bias)
         if not callable(feature_map) and feature_map not in FEATURE_MAPS:
             raise ValueError(f"feature_map={feature_map!r} is not 'elu+1', 'relu' or a function")
         self.feature_map = FEATURE_MAPS.get(feature_map, feature_map)
-        self.causal, self.eps, self.chunk_size = causal, eps, chunk_size
+        self.causal, self.eps, self.chunk_size, self.backend = causal, eps, chunk_size, backend
 
     def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """Mixes the tokens.
@@ -76,7 +79,7 @@ class LinearAttention(MultiHeadAttention):
         """
         expect("x", x, "batch time d_model", d_model=self.d_model)
         q_BHTd, (k_BHTd, v_BHTd) = split_heads(self.q_proj(x), self.head_dim), self.keys_and_values(x)
-        settings = dict(causal=self.causal, chunk_size=self.chunk_size, eps=self.eps, state=state)
+        settings = dict(causal=self.causal, chunk_size=self.chunk_size, eps=self.eps, state=state, backend=self.backend)
         out_BHTe, state = linear_attention(self.feature_map(q_BHTd), self.feature_map(k_BHTd), v_BHTd, **settings)
         return self.o_proj(merge_heads(out_BHTe)), state
 
@@ -90,6 +93,7 @@ def linear_attention(
     chunk_size: int = 64,
     eps: float = 0.0,
     state: State | None = None,
+    backend: str = "auto",
 ) -> tuple[Tensor, State]:
     """Means of values with weights ``q_i . k_j / sum_l q_i . k_l``, in time and memory linear in T.
 
@@ -104,12 +108,14 @@ def linear_attention(
         chunk_size: Tokens in a chunk.
         eps: Added to the sum of weights.
         state: Sums over earlier tokens: ``k^T v`` ``(..., m, e)`` and of ``k`` ``(..., m)``.
+        backend: ``"auto"``, ``"torch"`` or ``"triton"``: the kernel of the causal form, which has its own size of chunks.
 
     Returns:
         ``(..., T, e)`` and the state that includes these tokens.
 
     Raises:
         ValueError: If a shape does not fit, or ``chunk_size`` is not positive.
+        RuntimeError: If ``backend="triton"`` cannot run here; the message says why.
 
     Examples:
         >>> ones, v = torch.ones(3, 1), torch.tensor([[2.0], [4.0], [9.0]])
@@ -121,11 +127,14 @@ def linear_attention(
     expect("v", v, "... time value_width", time=q.shape[-2])
     if chunk_size < 1:
         raise ValueError(f"chunk_size={chunk_size} is not positive")
+    if state is not None:
+        expect("state[0]", state[0], "... features value_width", features=k.shape[-1], value_width=v.shape[-1])
+        expect("state[1]", state[1], "... features", features=k.shape[-1])
+    if applies(q, k, v, None, backend, _limit(q, k, v, state, causal)):
+        return _by_kernel(q, k, v, eps, state)
     dtype = q.dtype
     q, k, v = (x.to(torch.promote_types(dtype, torch.float32)) for x in (q, k, v))  # long sums in half precision stop growing
     memory, total = _no_state(k, v) if state is None else state
-    expect("state[0]", memory, "... features value_width", features=k.shape[-1], value_width=v.shape[-1])
-    expect("state[1]", total, "... features", features=k.shape[-1])
     outs = []
     for q_c, k_c, v_c in zip(*(x.split(chunk_size if causal else x.shape[-2], -2) for x in (q, k, v))):
         after = memory + k_c.transpose(-2, -1) @ v_c, total + k_c.sum(-2)
@@ -141,3 +150,24 @@ def linear_attention(
 
 def _no_state(k: Tensor, v: Tensor) -> State:
     return k.new_zeros(*k.shape[:-2], k.shape[-1], v.shape[-1]), k.new_zeros(*k.shape[:-2], k.shape[-1])
+
+
+def _limit(q: Tensor, k: Tensor, v: Tensor, state: State | None, causal: bool) -> str | None:
+    if not causal:
+        return "it is for causal=True; without, two products are all"
+    if q.dtype == torch.float16:
+        return "float16 has no numbers small enough for features that are divided by the sum of weights"
+    leading = {x.shape[:-2] for x in (q, k, v)} | ({state[0].shape[:-2], state[1].shape[:-1]} if state is not None else set())
+    return None if len(leading) == 1 else "leading dimensions differ"
+
+
+def _by_kernel(q: Tensor, k: Tensor, v: Tensor, eps: float, state: State | None) -> tuple[Tensor, State]:
+    wide_q, wide_k = (x.to(torch.promote_types(q.dtype, torch.float32)) for x in (q, k))
+    memory, total = _no_state(wide_k, v) if state is None else state
+    normalizer = (wide_q * (wide_k.cumsum(-2) + total.unsqueeze(-2))).sum(-1, keepdim=True) + eps
+    # Divided before and not after: sums of thousands of values would lose digits in 16 bits.
+    q = (wide_q / normalizer).to(q.dtype)
+    heads = (q.shape[-3] if q.dim() > 2 else 1, *q.shape[-2:-1])
+    time_first = (x.reshape(-1, *heads, x.shape[-1]).transpose(1, 2) for x in (q, k, v))
+    out, after = fused(*time_first, None, memory.reshape(-1, heads[0], *memory.shape[-2:]))
+    return out.transpose(1, 2).reshape(v.shape), (after.view(memory.shape), total + wide_k.sum(-2))

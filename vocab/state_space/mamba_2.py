@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from vocab.attention.masks import causal_mask
 from vocab.check import expect
 from vocab.convolution.causal import CausalConv1d
+from vocab.kernels.linear_attention import applies, fused
 from vocab.normalization.rms import rms_norm
 from vocab.state_space.mamba import MambaState
 
@@ -37,6 +38,7 @@ class Mamba2(nn.Module):
         n_groups: Groups G of heads; the heads of a group share B and C, and each group is normalized by itself.
         chunk_size: Steps that are computed together; changes speed and memory, not the result.
         eps: Added to the mean square in the norm.
+        backend: ``"auto"``, ``"torch"`` or ``"triton"``, for the recurrence.
 
     Shapes:
         x ``(B, T, D)`` and a state, or None for an empty past -> y ``(B, T, D)`` and the state after the last token.
@@ -63,6 +65,7 @@ class Mamba2(nn.Module):
         chunk_size: int = 256,
         *,
         eps: float = 1e-5,
+        backend: str = "auto",
     ) -> None:
         super().__init__()
         sizes = dict(d_model=d_model, d_state=d_state, d_conv=d_conv, expand=expand, head_dim=head_dim, n_groups=n_groups)
@@ -77,6 +80,7 @@ class Mamba2(nn.Module):
             raise ValueError(f"the {heads} heads are not a multiple of n_groups={n_groups}")
         shared = n_groups * d_state
         self.head_dim, self.n_groups, self.d_state, self.chunk_size, self.eps = head_dim, n_groups, d_state, chunk_size, eps
+        self.backend = backend
         self.widths = inner, shared, shared
         # All at once and from x alone: gate z, then what is convolved (u, B, C), then the steps dt.
         self.in_proj = nn.Linear(d_model, 2 * inner + 2 * shared + heads, bias=False)
@@ -105,9 +109,8 @@ class Mamba2(nn.Module):
         dtype = torch.promote_types(x.dtype, torch.float32)
         dt_BTH = F.softplus((dt_BTH + self.dt_bias).to(dtype))
         log_a_BTH = -self.A_log.to(dtype).exp() * dt_BTH
-        y_BTHP, ssm = ssd(
-            u_BTHP.to(dtype) * dt_BTH[..., None], log_a_BTH, B_BTGN, C_BTGN, self.chunk_size, state=ssm, return_state=True
-        )
+        settings = dict(state=ssm, return_state=True, backend=self.backend)
+        y_BTHP, ssm = ssd(u_BTHP.to(dtype) * dt_BTH[..., None], log_a_BTH, B_BTGN, C_BTGN, self.chunk_size, **settings)
         y_BTE = (y_BTHP + self.D[:, None] * u_BTHP).flatten(-2) * F.silu(z_BTE)
         y_BTE = rms_norm(y_BTE.unflatten(-1, (self.n_groups, -1)), eps=self.eps).flatten(-2) * self.norm_weight
         return self.out_proj(y_BTE.to(x.dtype)), MambaState(conv, ssm)
@@ -122,6 +125,7 @@ def ssd(
     *,
     state: Tensor | None = None,
     return_state: bool = False,
+    backend: str = "auto",
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Runs ``S = a S + B x^T`` over time and reads ``y = C S``, chunk by chunk.
 
@@ -136,12 +140,15 @@ def ssd(
         chunk_size: Steps that are computed together. The last chunk may be shorter.
         state: ``S`` before the first step ``(B, H, N, P)``; zero if not given.
         return_state: Whether ``S`` after the last step is returned too.
+        backend: ``"auto"``, ``"torch"`` or ``"triton"``: a kernel with chunks of its own size. It multiplies in the dtype of ``B`` and
+            adds up in 32 bits.
 
     Returns:
         y ``(B, T, H, P)``, and the state where asked for.
 
     Raises:
         ValueError: If a shape does not fit or ``chunk_size`` is below 1.
+        RuntimeError: If ``backend="triton"`` cannot run here; the message says why.
 
     Examples:
         >>> one = torch.ones(1, 4, 1, 1)
@@ -156,13 +163,17 @@ def ssd(
     expect("C", C, "batch time groups d_state", batch=batch, time=time, groups=groups, d_state=d_state)
     if heads % groups:
         raise ValueError(f"x has {heads} heads, not a multiple of the {groups} groups of B")
+    if state is not None:
+        expect("state", state, "batch heads d_state head_dim", batch=batch, heads=heads, d_state=d_state, head_dim=width)
+    if chunk_size > 0 and time > 0 and applies(C, B, x.to(B.dtype), log_a, backend):
+        y, S = fused(C, B, x.to(B.dtype), log_a, state)
+        return (y.to(x.dtype), S) if return_state else y.to(x.dtype)
     dtype = torch.promote_types(x.dtype, torch.float32)
     v = x.to(dtype).unflatten(2, (groups, -1)).movedim(1, 3)  # (B, G, H / G, T, P)
     log_a = log_a.to(dtype).unflatten(2, (groups, -1)).movedim(1, 3)
     k, q = (y.to(dtype).transpose(1, 2).unsqueeze(2) for y in (B, C))  # (B, G, 1, T, N): scores once for a whole group
     if state is None:
         state = v.new_zeros(batch, heads, d_state, width)
-    expect("state", state, "batch heads d_state head_dim", batch=batch, heads=heads, d_state=d_state, head_dim=width)
     S = state.to(dtype).unflatten(1, (groups, -1))
     y, S = decay_attention(q, k, v, log_a, S, chunk_size)
     y = y.movedim(3, 1).flatten(2, 3).to(x.dtype)

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from vocab.attention.multi_head import merge_heads, split_heads
 from vocab.check import expect
+from vocab.kernels.linear_attention import applies, fused
 from vocab.normalization.group import group_norm
 from vocab.positional.rope import RotaryEmbedding
 from vocab.state_space.mamba_2 import decay_attention
@@ -47,6 +48,7 @@ class MultiScaleRetention(nn.Module):
         gate: What the gate goes through, ``"swish"`` or ``"gelu"``.
         chunk_size: Tokens in a chunk of ``mode="chunkwise"``.
         eps: Added to the variance in the norm.
+        backend: ``"auto"``, ``"torch"`` or ``"triton"``, for all modes but ``"recurrent"``.
 
     Shapes:
         x ``(B, T, D)`` and a state, or None for an empty past -> y ``(B, T, D)`` and the state after the last token.
@@ -71,6 +73,7 @@ class MultiScaleRetention(nn.Module):
         gate: str = "swish",
         chunk_size: int = 64,
         eps: float = 1e-6,
+        backend: str = "auto",
     ) -> None:
         super().__init__()
         if n_heads < 1 or d_model < 1 or d_model % (2 * n_heads):
@@ -82,7 +85,7 @@ class MultiScaleRetention(nn.Module):
         if not eps >= 0:
             raise ValueError(f"eps={eps} is negative")
         self.n_heads, self.head_dim, self.value_dim = n_heads, d_model // n_heads, value_factor * d_model // n_heads
-        self.gate, self.chunk_size, self.eps = gate, chunk_size, eps
+        self.gate, self.chunk_size, self.eps, self.backend = gate, chunk_size, eps, backend
         inner = value_factor * d_model
         self.q_proj = nn.Linear(d_model, d_model, bias=False)
         self.k_proj = nn.Linear(d_model, d_model, bias=False)
@@ -100,7 +103,8 @@ class MultiScaleRetention(nn.Module):
         q_BHTd, k_BHTd = (split_heads(p(x), self.head_dim) for p in (self.q_proj, self.k_proj))
         q_BHTd, k_BHTd = self.rotary(q_BHTd / self.head_dim**0.5, k_BHTd, position)
         v_BHTe = split_heads(self.v_proj(x), self.value_dim)
-        out_BHTe, memory = retention(q_BHTd, k_BHTd, v_BHTe, decays(self.n_heads), memory, mode=mode, chunk_size=self.chunk_size)
+        settings = dict(mode=mode, chunk_size=self.chunk_size, backend=self.backend)
+        out_BHTe, memory = retention(q_BHTd, k_BHTd, v_BHTe, decays(self.n_heads), memory, **settings)
         out_BTE = merge_heads(out_BHTe)
         # Each head of each token by itself: tokens as the batch, heads as the groups.
         normal = group_norm(out_BTE.flatten(0, 1), self.n_heads, eps=self.eps).view_as(out_BTE)
@@ -117,6 +121,7 @@ def retention(
     *,
     mode: str = "parallel",
     chunk_size: int = 64,
+    backend: str = "auto",
 ) -> tuple[Tensor, Tensor]:
     """Computes ``o_t = sum over s <= t of gamma^(t - s) (q_t . k_s) v_s``, in one of three ways that give the same.
 
@@ -131,12 +136,15 @@ def retention(
         mode: ``"parallel"``: all T x T weights at once; ``"recurrent"``: one step after the other; ``"chunkwise"``: weights
             within a chunk, a memory between chunks.
         chunk_size: Steps in a chunk.
+        backend: ``"auto"``, ``"torch"`` or ``"triton"``: a kernel that goes in chunks of its own size, whatever ``mode`` is, unless
+            it is ``"recurrent"``. It multiplies in the dtype of the inputs and adds up in 32 bits.
 
     Returns:
         o ``(B, H, T, e)`` and the memory after the last step.
 
     Raises:
         ValueError: If a shape does not fit, ``mode`` is another word or ``chunk_size`` is below 1.
+        RuntimeError: If ``backend="triton"`` cannot run here; the message says why.
 
     Examples:
         >>> one, half = torch.ones(1, 1, 4, 1), torch.tensor([0.5])
@@ -151,11 +159,17 @@ def retention(
     expect("gamma", gamma, "heads", heads=heads)
     if mode not in MODES:
         raise ValueError(f"mode={mode!r} is none of {MODES}")
+    if state is not None:
+        expect("state", state, "batch heads head_dim value_dim", batch=batch, heads=heads, head_dim=width, value_dim=v.shape[-1])
+    limit = "mode='recurrent' goes step by step" if mode == "recurrent" else None
+    time_first = [y.transpose(1, 2) for y in (q, k, v)]
+    if (mode != "chunkwise" or chunk_size > 0) and applies(*time_first, gamma, backend, limit):
+        out, state = fused(*time_first, gamma.log(), state)
+        return out.transpose(1, 2), state
     dtype = torch.promote_types(v.dtype, torch.float32)  # a memory is added to thousands of times
     out_dtype, (q, k, v, gamma) = v.dtype, (y.to(dtype) for y in (q, k, v, gamma))
     if state is None:
         state = v.new_zeros(batch, heads, width, v.shape[-1])
-    expect("state", state, "batch heads head_dim value_dim", batch=batch, heads=heads, head_dim=width, value_dim=v.shape[-1])
     if mode == "recurrent":
         steps = []
         for t in range(time):

@@ -6,6 +6,8 @@ from torch.nn import functional as F
 from snippets.attention import linear as numpy_variant
 from vocab.attention.linear import LinearAttention, linear_attention
 from vocab.attention.multi_head import merge_heads, split_heads
+from vocab.kernels.dispatch import watch
+from vocab.kernels.interpret import interpreting
 
 D = torch.float64
 
@@ -160,6 +162,51 @@ def test_numpy_variant_agrees(agree, causal):
     q, k, v = (x[0] for x in features())
     ours = numpy_variant.linear_attention(q.numpy(), k.numpy(), v.numpy(), causal)
     agree(ours, linear_attention(q, k, v, causal=causal)[0])
+
+
+@pytest.mark.interp
+def test_kernel_agrees(agree):
+    pytest.importorskip("triton")
+    module, (x,) = example()
+    state = torch.rand(2, 2, 4, 4, dtype=D), torch.rand(2, 2, 4, dtype=D)
+    given = x.requires_grad_(), *(s.requires_grad_() for s in state)
+    results = []
+    for backend in ("triton", "torch"):
+        module.backend = backend
+        with interpreting(), watch() as seen:
+            y, after = module(x, state)
+            gradients = torch.autograd.grad(y.square().sum() + sum(s.sum() for s in after), (*given, *module.parameters()))
+        assert seen == [f"linear_attention:{backend}"]
+        results.append((y, *after, *gradients))
+    for ours, plain in zip(*results, strict=True):
+        agree(ours, plain, of="triton", rtol=1e-12)
+
+
+@pytest.mark.interp
+@pytest.mark.parametrize("leading", [(), (3,), (2, 1, 3)])
+def test_kernel_takes_any_leading_dimensions(agree, leading):
+    pytest.importorskip("triton")
+    q, k, v = (torch.rand(*leading, 5, width, dtype=D) for width in (4, 4, 3))
+    with interpreting():
+        out, state = linear_attention(q, k, v, backend="triton", eps=0.1)
+    expected, after = linear_attention(q, k, v, eps=0.1)
+    for ours, plain in ((out, expected), *zip(state, after)):
+        assert ours.shape == plain.shape
+        agree(ours, plain, of="triton", rtol=1e-12)
+
+
+def test_kernel_is_refused_with_the_reason():
+    pytest.importorskip("triton")
+    q, k, v = features()
+    with interpreting():
+        for given, message in [
+            (dict(q=q, k=k, v=v, causal=False), "it is for causal=True"),
+            (dict(q=q.half(), k=k.half(), v=v.half()), "float16 has no numbers small enough"),
+            (dict(q=q, k=k[:1], v=v), "leading dimensions differ"),
+        ]:
+            with pytest.raises(RuntimeError, match=message):
+                linear_attention(**given, backend="triton")
+            assert linear_attention(**given)[0].isfinite().all()
 
 
 def test_demo_weights_are_what_linear_attention_uses():

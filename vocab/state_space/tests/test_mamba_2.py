@@ -7,6 +7,8 @@ from torch.nn import functional as F
 
 from snippets.state_space import mamba_2 as numpy_variant
 from vocab.attention.linear import linear_attention
+from vocab.kernels.dispatch import watch
+from vocab.kernels.interpret import interpreting
 from vocab.state_space.mamba import MambaState, selective_scan
 from vocab.state_space.mamba_2 import Mamba2, decay_attention, decay_chunk, segment_sum, ssd
 
@@ -326,3 +328,32 @@ def test_a_start_state_decays_and_is_read():
     change = ssd(x, log_a, B, C, 3, state=start) - ssd(x, log_a, B, C, 3)
     expected = torch.einsum("bthn,bhnp,bth->bthp", C, start, log_a.cumsum(1).exp())
     torch.testing.assert_close(change, expected)
+
+
+@pytest.mark.interp
+def test_kernel_agrees(agree):
+    pytest.importorskip("triton")
+    layer, (x,) = example()
+    state = MambaState(torch.randn(2, 20, 2, dtype=D), torch.randn(2, 4, 3, 2, dtype=D))
+    given = x.requires_grad_(), *(s.requires_grad_() for s in state), *layer.parameters()
+    results = []
+    for backend in ("triton", "torch"):
+        layer.backend = backend
+        with interpreting(), watch() as seen:
+            y, after = layer(x, state)
+            gradients = torch.autograd.grad(y.square().sum() + after.ssm.sum(), given)
+        assert f"linear_attention:{backend}" in seen
+        results.append((y, *after, *gradients))
+    for ours, plain in zip(*results, strict=True):
+        agree(ours, plain, of="triton", rtol=1e-12)
+
+
+@pytest.mark.interp
+def test_kernel_may_clear_the_state(agree):
+    pytest.importorskip("triton")
+    x, log_a, B, C = inputs()
+    log_a[:, 3] = -math.inf
+    with interpreting():
+        found = ssd(x, log_a, B, C, return_state=True, backend="triton")
+    for ours, plain in zip(found, ssd(x, log_a, B, C, return_state=True), strict=True):
+        agree(ours, plain, of="triton", rtol=1e-12)

@@ -7,6 +7,8 @@ from torch.nn import functional as F
 
 from snippets.state_space import retention as numpy_variant
 from vocab.attention.linear import linear_attention
+from vocab.kernels.dispatch import watch
+from vocab.kernels.interpret import interpreting
 from vocab.state_space.retention import MultiScaleRetention, RetentionState, decays, retention
 
 D = torch.float64
@@ -262,3 +264,28 @@ def test_other_bad_input_says_what_is_allowed():
     with pytest.raises(ValueError, match=r"state has shape \(1, 2, 4, 8\); expected \(batch=2, heads=2, head_dim=4, value_dim=8\)"):
         layer(x, state=RetentionState(torch.zeros(1, 2, 4, 8, dtype=D), 3))
     assert math.isclose(layer.rotary.base, 10000)
+
+
+@pytest.mark.interp
+@pytest.mark.parametrize("mode", ["parallel", "chunkwise"])
+def test_kernel_agrees(agree, mode):
+    pytest.importorskip("triton")
+    layer, (x,) = example()
+    memory = torch.randn(2, 2, 4, 8, dtype=D, requires_grad=True)
+    given = x.requires_grad_(), memory, *layer.parameters()
+    results = []
+    for backend in ("triton", "torch"):
+        layer.backend = backend
+        with interpreting(), watch() as seen:
+            y, state = layer(x, mode, RetentionState(memory, 3))
+            gradients = torch.autograd.grad(y.square().sum() + state.memory.sum(), given)
+        assert f"linear_attention:{backend}" in seen
+        results.append((y, state.memory, *gradients))
+    for ours, plain in zip(*results, strict=True):
+        agree(ours, plain, of="triton", rtol=1e-12)
+
+
+def test_kernel_is_refused_step_by_step():
+    pytest.importorskip("triton")
+    with interpreting(), pytest.raises(RuntimeError, match="mode='recurrent' goes step by step"):
+        retention(*inputs(), mode="recurrent", backend="triton")
