@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
+from vocab.kernels.multi_tensor import applies, fused
 from vocab.optimize import Descent, State, Tensors
 
 __all__ = ["Adan"]
@@ -36,10 +37,11 @@ class Adan(Descent):
         weight_decay: Share of the weights, times ``lr``, by which they shrink; as a division, which no value can turn negative.
         foreach: Whether the tensors of a group are updated together; by default where all of them are on a GPU.
         maximize: Whether to climb instead of descend.
+        backend: ``"auto"``, ``"torch"`` or ``"triton"``; the kernel steps all tensors that are updated together in one launch.
 
     Raises:
         ValueError: If an option is out of range.
-        RuntimeError: If a gradient is sparse.
+        RuntimeError: If a gradient is sparse, or ``backend="triton"`` cannot run here; the message says why.
 
     Examples:
         >>> weight = torch.nn.Parameter(torch.zeros(2))
@@ -53,9 +55,10 @@ class Adan(Descent):
 
     def __init__(
         self, params: ParamsT, lr: float = 1e-3, betas: tuple[float, float, float] = (0.98, 0.92, 0.99), eps: float = 1e-8,
-        weight_decay: float = 0.02, *, foreach: bool | None = None, maximize: bool = False,
+        weight_decay: float = 0.02, *, foreach: bool | None = None, maximize: bool = False, backend: str = "auto",
     ) -> None:
-        super().__init__(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, foreach=foreach, maximize=maximize)
+        super().__init__(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, foreach=foreach, maximize=maximize,
+                         backend=backend)
 
     def check(self, options: dict) -> None:
         if len(options["betas"]) != 3:
@@ -67,12 +70,17 @@ class Adan(Descent):
         last = state.buffer("last")
         if t == 1:
             last.copy_(g)  # there is no gradient before the first, so the first change is 0 and not g
+        m, c, n = (state.buffer(name) for name in "mcn")
+        if applies(group["backend"], w, m, c, n, last):
+            fixes = [1 - beta**t for beta in group["betas"]]
+            return fused("adan", w, g, m, c, n, last, lr=group["lr"], decay=group["weight_decay"], betas=group["betas"], eps=group["eps"],
+                         fixes=fixes)
         change = g - last
         last.copy_(g)
         ahead = g + change * beta2
-        m = state.buffer("m").mul_(beta1).add_(g, alpha=1 - beta1)
-        c = state.buffer("c").mul_(beta2).add_(change, alpha=1 - beta2)
-        n = state.buffer("n").mul_(beta3).addcmul_(ahead, ahead, value=1 - beta3)
+        m.mul_(beta1).add_(g, alpha=1 - beta1)
+        c.mul_(beta2).add_(change, alpha=1 - beta2)
+        n.mul_(beta3).addcmul_(ahead, ahead, value=1 - beta3)
         direction = m / (1 - beta1**t) + c * (beta2 / (1 - beta2**t))
         size = (n / (1 - beta3**t)).sqrt() + group["eps"]
         w.addcdiv_(direction, size, value=-group["lr"]).div_(1 + group["lr"] * group["weight_decay"])

@@ -5,10 +5,13 @@ Source: You et al. 2020, arXiv:1904.00962, algorithm 2, with the scaling functio
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
+from vocab.kernels.multi_tensor import applies, fused
 from vocab.optimize import Descent, State, Tensors, each
 
 __all__ = ["LAMB", "trust_ratio"]
@@ -36,10 +39,11 @@ class LAMB(Descent):
         exclude_1d: Whether biases and gains (tensors with one dimension or none) get plain Adam: no decay, no ratio.
         foreach: Whether the tensors of a group are updated together; by default where all of them are on a GPU.
         maximize: Whether to climb instead of descend.
+        backend: ``"auto"``, ``"torch"`` or ``"triton"``; the kernel steps all tensors that are updated together in one launch.
 
     Raises:
         ValueError: If an option is out of range.
-        RuntimeError: If a gradient is sparse.
+        RuntimeError: If a gradient is sparse, or ``backend="triton"`` cannot run here; the message says why.
 
     Examples:
         >>> weight = torch.nn.Parameter(torch.tensor([[3.0, 4.0]]))
@@ -53,10 +57,10 @@ class LAMB(Descent):
     def __init__(
         self, params: ParamsT, lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-6,
         weight_decay: float = 0.01, bias_correction: bool = True, max_trust_ratio: float | None = None,
-        exclude_1d: bool = True, *, foreach: bool | None = None, maximize: bool = False,
+        exclude_1d: bool = True, *, foreach: bool | None = None, maximize: bool = False, backend: str = "auto",
     ) -> None:
         super().__init__(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, bias_correction=bias_correction,
-                         max_trust_ratio=max_trust_ratio, exclude_1d=exclude_1d, foreach=foreach, maximize=maximize)
+                         max_trust_ratio=max_trust_ratio, exclude_1d=exclude_1d, foreach=foreach, maximize=maximize, backend=backend)
 
     def check(self, options: dict) -> None:
         super().check(options)
@@ -65,10 +69,17 @@ class LAMB(Descent):
 
     def update(self, w: Tensor | Tensors, g: Tensor | Tensors, state: State, t: int, group: dict) -> None:
         beta1, beta2 = group["betas"]
-        m = state.buffer("m").mul_(beta1).add_(g, alpha=1 - beta1)
-        v = state.buffer("v").mul_(beta2).addcmul_(g, g, value=1 - beta2)
+        m, v = state.buffer("m"), state.buffer("v")
+        fixes = (1 - beta1**t, 1 - beta2**t) if group["bias_correction"] else (1.0, 1.0)
+        if applies(group["backend"], w, m, v):
+            limit = math.inf if group["max_trust_ratio"] is None else group["max_trust_ratio"]
+            alone = [group["exclude_1d"] and ndim <= 1 for ndim in (state.ndim if state.many else [state.ndim])]
+            return fused("lamb", w, g, m, v, lr=group["lr"], decay=group["weight_decay"], betas=group["betas"], eps=group["eps"],
+                         fixes=fixes, limit=limit, alone=alone)
+        m.mul_(beta1).add_(g, alpha=1 - beta1)
+        v.mul_(beta2).addcmul_(g, g, value=1 - beta2)
         if group["bias_correction"]:
-            m, v = m / (1 - beta1**t), v / (1 - beta2**t)
+            m, v = m / fixes[0], v / fixes[1]
         direction = m / (v.sqrt() + group["eps"])
         each(lambda w, r, ndim: self._move(w, r, ndim, group), w, direction, state.ndim)
 

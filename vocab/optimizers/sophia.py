@@ -13,6 +13,7 @@ from torch.nn.functional import cross_entropy
 from torch.optim.optimizer import ParamsT
 
 from vocab.check import expect
+from vocab.kernels.multi_tensor import applies, fused
 from vocab.optimize import Descent, State, Tensors
 
 __all__ = ["SophiaG", "hutchinson", "sampled_cross_entropy"]
@@ -49,10 +50,11 @@ class SophiaG(Descent):
         eps: Smallest denominator, for weights without curvature or with negative one.
         foreach: Whether the tensors of a group are updated together; by default where all of them are on a GPU.
         maximize: Whether to climb instead of descend.
+        backend: ``"auto"``, ``"torch"`` or ``"triton"``; the kernel steps all tensors that are updated together in one launch.
 
     Raises:
         ValueError: If an option is out of range.
-        RuntimeError: If a gradient is sparse.
+        RuntimeError: If a gradient is sparse, or ``backend="triton"`` cannot run here; the message says why.
 
     Examples:
         >>> weight = torch.nn.Parameter(torch.tensor([0.5, 1.0]))
@@ -67,10 +69,10 @@ class SophiaG(Descent):
     def __init__(
         self, params: ParamsT, lr: float = 6e-4, betas: tuple[float, float] = (0.965, 0.99), rho: float = 0.04,
         weight_decay: float = 0.1, update_period: int = 10, eps: float = 1e-15, *,
-        foreach: bool | None = None, maximize: bool = False,
+        foreach: bool | None = None, maximize: bool = False, backend: str = "auto",
     ) -> None:
         super().__init__(params, lr=lr, betas=betas, rho=rho, weight_decay=weight_decay, update_period=update_period, eps=eps,
-                         foreach=foreach, maximize=maximize)
+                         foreach=foreach, maximize=maximize, backend=backend)
 
     def check(self, options: dict) -> None:
         super().check(options)
@@ -82,8 +84,12 @@ class SophiaG(Descent):
             raise ValueError(f"update_period={options['update_period']} is not a whole number of 1 or more")
 
     def update(self, w: Tensor | Tensors, g: Tensor | Tensors, state: State, t: int, group: dict) -> None:
-        m = state.buffer("m").mul_(group["betas"][0]).add_(g, alpha=1 - group["betas"][0])
-        size = (state.buffer("h") * group["rho"]).clamp_min(group["eps"])
+        m, h = state.buffer("m"), state.buffer("h")
+        if applies(group["backend"], w, m, h):
+            return fused("sophia", w, g, m, h, lr=group["lr"], decay=group["weight_decay"], betas=(group["betas"][0], group["rho"]),
+                         eps=group["eps"])
+        m.mul_(group["betas"][0]).add_(g, alpha=1 - group["betas"][0])
+        size = (h * group["rho"]).clamp_min(group["eps"])
         direction = (m / size).clamp_max(1.0).clamp_min(-1.0)
         w.mul_(1 - group["lr"] * group["weight_decay"]).add_(direction, alpha=-group["lr"])
 

@@ -4,7 +4,7 @@ from torch.nn import Parameter
 
 from snippets.optimizers.adan import adan_step
 from vocab.optimizers.adan import Adan
-from vocab.optimizers.tests.walks import assert_same_steps, layers, numbers_per_weight, take
+from vocab.optimizers.tests.walks import assert_kernel_agrees, assert_same_steps, layers, numbers_per_weight, take
 
 
 def example():
@@ -97,7 +97,7 @@ def test_state_is_twice_adams():
 
 
 def test_defaults_are_the_documented_ones():
-    assert Adan(layers((2, 2))).defaults == dict(lr=1e-3, betas=(0.98, 0.92, 0.99), eps=1e-8, weight_decay=0.02, foreach=None, maximize=False)
+    assert Adan(layers((2, 2))).defaults == dict(lr=1e-3, betas=(0.98, 0.92, 0.99), eps=1e-8, weight_decay=0.02, foreach=None, maximize=False, backend="auto")
 
 
 @pytest.mark.parametrize(
@@ -125,3 +125,8 @@ def test_numpy_variant_agrees(agree):
     for t, g in enumerate(gradients.numpy(), 1):
         found = adan_step(found, g, state, t, lr=0.03, weight_decay=0.1)
     agree(found, w)
+
+
+@pytest.mark.interp
+def test_kernel_agrees(agree):
+    assert_kernel_agrees(agree, lambda params, **options: Adan(params, lr=0.02, betas=(0.9, 0.8, 0.95), weight_decay=0.3, **options))

@@ -7,7 +7,7 @@ from torch.nn import Parameter
 
 from snippets.optimizers.lamb import lamb_step
 from vocab.optimizers.lamb import LAMB
-from vocab.optimizers.tests.walks import assert_same_steps, layers, take
+from vocab.optimizers.tests.walks import assert_kernel_agrees, assert_same_steps, layers, take
 
 
 def example():
@@ -210,7 +210,7 @@ def test_closure_runs_with_gradients_and_its_loss_comes_back():
 def test_defaults_are_the_papers():
     options = LAMB(layers((2, 2))).defaults
     assert options == dict(lr=1e-3, betas=(0.9, 0.999), eps=1e-6, weight_decay=0.01, bias_correction=True,
-                           max_trust_ratio=None, exclude_1d=True, foreach=None, maximize=False)
+                           max_trust_ratio=None, exclude_1d=True, foreach=None, maximize=False, backend="auto")
 
 
 def test_nan_is_not_hidden():
@@ -268,3 +268,11 @@ def test_numpy_variant_agrees(agree, rescale):
         found = lamb_step(found, g, state, t, lr=0.03, weight_decay=0.1, rescale=rescale)
     agree(found, w)
     assert np.abs(found - start).max() > 0.1
+
+
+@pytest.mark.interp
+@pytest.mark.parametrize(
+    "more", [dict(), dict(bias_correction=False), dict(max_trust_ratio=0.7), dict(exclude_1d=False)], ids=["default", "raw", "limit", "all"]
+)
+def test_kernel_agrees(agree, more):
+    assert_kernel_agrees(agree, lambda params, **options: LAMB(params, lr=0.02, weight_decay=0.1, **more, **options))

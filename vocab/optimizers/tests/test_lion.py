@@ -7,7 +7,7 @@ from torch.nn import Parameter
 
 from snippets.optimizers.lion import lion_step
 from vocab.optimizers.lion import Lion
-from vocab.optimizers.tests.walks import assert_same_steps, layers, numbers_per_weight, take
+from vocab.optimizers.tests.walks import assert_kernel_agrees, assert_same_steps, layers, numbers_per_weight, take
 
 
 def example():
@@ -144,7 +144,7 @@ def test_nan_is_not_hidden_by_the_sign(foreach):
 
 
 def test_defaults_are_the_papers():
-    assert Lion(layers((2, 2))).defaults == dict(lr=1e-4, betas=(0.9, 0.99), weight_decay=0.0, foreach=None, maximize=False)
+    assert Lion(layers((2, 2))).defaults == dict(lr=1e-4, betas=(0.9, 0.99), weight_decay=0.0, foreach=None, maximize=False, backend="auto")
 
 
 @pytest.mark.parametrize(
@@ -171,3 +171,8 @@ def test_numpy_variant_agrees(agree):
     for t, g in enumerate(gradients.numpy(), 1):
         found = lion_step(found, g, state, t, lr=0.03, weight_decay=0.1)
     agree(found, w)
+
+
+@pytest.mark.interp
+def test_kernel_agrees(agree):
+    assert_kernel_agrees(agree, lambda params, **options: Lion(params, lr=0.02, weight_decay=0.1, maximize=True, **options))

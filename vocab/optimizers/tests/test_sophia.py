@@ -6,7 +6,7 @@ from torch.nn.functional import cross_entropy
 from snippets.optimizers.sophia import sophia_step
 from vocab.optimizers.lion import Lion
 from vocab.optimizers.sophia import SophiaG, hutchinson, sampled_cross_entropy
-from vocab.optimizers.tests.walks import assert_same_steps, layers, numbers_per_weight, take
+from vocab.optimizers.tests.walks import assert_kernel_agrees, assert_same_steps, layers, numbers_per_weight, take
 
 
 def example():
@@ -175,7 +175,7 @@ def test_state_is_as_large_as_adams():
 
 def test_defaults_are_the_documented_ones():
     assert SophiaG(layers((2, 2))).defaults == dict(lr=6e-4, betas=(0.965, 0.99), rho=0.04, weight_decay=0.1, update_period=10, eps=1e-15,
-                                                    foreach=None, maximize=False)
+                                                    foreach=None, maximize=False, backend="auto")
 
 
 @pytest.mark.parametrize(
@@ -222,3 +222,14 @@ def test_numpy_variant_agrees(agree):
     for t, g in enumerate(gradients.numpy(), 1):
         found = sophia_step(found, g, state, t, lr=0.03, rho=0.5, h=g**2 - 0.1 if t % 10 == 1 else None)
     agree(found, w)
+
+
+@pytest.mark.interp
+def test_kernel_agrees(agree):
+    def build(params, **options):
+        optimizer = SophiaG(params, lr=0.02, betas=(0.9, 0.8), rho=0.5, **options)
+        torch.manual_seed(1)
+        optimizer.update_hessian([torch.rand_like(p) - 0.1 for p in params])  # some curvature is negative
+        return optimizer
+
+    assert_kernel_agrees(agree, build)
