@@ -26,7 +26,7 @@ MUTANTS = {
     "one channel for all": ("weight + channel * K, bias, K, TAPS, ACC)\n    if SILU", "weight, bias, K, TAPS, ACC)\n    if SILU"),
 }
 # Direction, and a mask whose loss triton-viz must see.
-SANITIZED = ("both", "(place >= 0) & (place < L) & (tap < K)", "(place >= 0) & (tap < K)")
+SANITIZED = ("both", "value.to(y.dtype.element_ty), at < L)", "value.to(y.dtype.element_ty))")
 
 
 def example(batch=2, channels=2, length=4, taps=3, dilation=1):
