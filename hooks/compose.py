@@ -162,8 +162,13 @@ def kernel(page: Page, site: Site) -> str:
     for file in page.entry.kernels:
         path = file.relative_to(page.entry.root).as_posix()
         parts.append(measured(file.stem, page.entry.root))
+        parts.append(f'<a class="source" href="../../assets/sources/{path}">{path}</a>')
+        other = site.pages.get(page.matter.kernel or "")
         code = triton_functions(file)  # an operation may work with another's kernels only
-        parts.append(f'<a class="source" href="../../assets/sources/{path}">{path}</a>' + (f"\n\n```python\n{code}\n```" if code else ""))
+        if other is not None and file in other.entry.kernels:
+            parts.append(f"The code is shown with [{other.matter.title}](entry:{other.entry.name}#gpu-kernel).")
+        elif code:
+            parts.append(f"```python\n{code}\n```")
         parts.append(compiled(file.stem, page.entry.root))
     return "\n\n".join(p for p in parts if p)
 
@@ -207,17 +212,19 @@ def measured(op: str, root: Path) -> str:
 
 
 def compiled(op: str, root: Path) -> str:
-    """What each stored configuration of a kernel needs, according to the compiler."""
+    """What the stored configurations of a kernel need, according to the compiler."""
     records = [r for r in _records(root, "sm_90") if r["op"] == op]
     if not records:
         return ""
-    columns = {"configuration": "config", "warps": "warps", "registers of a thread": "registers", "bytes of shared memory": "shared",
-               "instructions": "instructions", "of which tensor core": "tensor_core"}  # fmt: skip
-    head = "".join(f'<th scope="col">{name}</th>' for name in columns)
-    body = "".join("<tr>" + f'<th scope="row">{r["config"].removeprefix(op + "_")}</th>'
-                   + "".join(f"<td>{r[c]:,}</td>" for c in list(columns.values())[1:]) + "</tr>" for r in records)  # fmt: skip
-    said = f"Stored configurations: {len(records)}, compiled for sm_90 by Triton {records[0]['triton']} without spilled registers"
-    return f'<details class="tests"><summary>{said}</summary><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></details>'
+
+    def span(key: str) -> str:
+        low, high = min(r[key] for r in records), max(r[key] for r in records)
+        return f"{low:,} to {high:,}" if low < high else f"{low:,}"
+
+    products = sum(r["tensor_core"] > 0 for r in records)
+    return (f"Compiled for sm_90 by Triton {records[0]['triton']} without spilled registers, in {len(records)} stored configurations: {span('registers')} registers of a "
+            f"thread, {span('shared')} bytes of shared memory, {span('instructions')} instructions; {products or 'none'} of them with tensor core products. "
+            f'<a href="../../assets/sources/benchmarks/results/sm_90.jsonl">Each configuration</a>.')
 
 
 # Relations

@@ -40,7 +40,8 @@ class EntryMatter(Strict):
     pairs_with: list[Name] = []
     used_by: list[Text] = []
     compare: dict[Text, str | int | float] = {}
-    kernel: Literal["planned"] | None = None  # a Triton kernel is to come; one that is there is found by the module's imports
+    # A Triton kernel is to come, or the entry whose page shows the code of the kernel that both use. One that is there is found by the module's imports.
+    kernel: Literal["planned"] | Name | None = None
 
 
 class FamilyMatter(Strict):

@@ -171,7 +171,7 @@ def on_post_build(config):
     for source, target in ((BUILT / "live", "live"), (RUNTIME, "pyodide"), (WHEELS, "wheels")):
         shutil.copytree(source, out / target, dirs_exist_ok=True)
     cut_font(MATH_FONT, "".join(_formulas.values()), out / "live" / "fonts" / "math.woff2")
-    shown = {f for p in site.pages.values() for f in (p.entry.module, p.entry.test, *p.entry.kernels) if f.exists()} | set((ROOT / "vocab" / "kernels").glob("*.py"))
+    shown = {f for p in site.pages.values() for f in (p.entry.module, p.entry.test, *p.entry.kernels) if f.exists()} | set((ROOT / "vocab" / "kernels").glob("*.py")) | {ROOT / "benchmarks" / "results" / "sm_90.jsonl"}
     for file in shown | set((ROOT / "snippets").glob("*/*.py")):  # cells import from here (snippets/served.py)
         target = out / "sources" / file.relative_to(ROOT)
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -121,6 +121,10 @@ def read_site(root: Path) -> Site:
     for where, name in [("live", home.live), *((f"paths.{p}", n) for p, ns in home.paths.items() for n in ns)]:
         if name not in (pages if where == "live" else pages.keys() | planned):
             problems.append(f"{root / 'docs/index.md'}: {where}: {name!r} is no entry")
+    for page in pages.values():
+        shown = page.matter.kernel
+        if shown not in (None, "planned") and not (shown in pages and set(page.entry.kernels) & set(pages[shown].entry.kernels)):
+            problems.append(f"{page.entry.page}: kernel: {shown!r} is not 'planned', nor an entry with the same kernel")
     problems += _relate(pages, planned)
     problems += _cite([(p.entry.page, p.matter.papers, p.prose) for p in pages.values()]
                       + [(g.path, g.matter.papers, g.prose) for g in guides.values()], papers, root)

@@ -224,10 +224,10 @@ def test_what_a_kernel_needs_once_compiled_is_shown_of_this_kernel_only(root):
     path = root / "benchmarks/results/sm_90.jsonl"
     path.parent.mkdir(parents=True)
     row = {"op": "scan", "config": "scan_forward-bf16", "warps": 4, "registers": 40, "shared": 16416, "instructions": 430, "tensor_core": 0, "triton": "3.7.1"}
-    path.write_text("\n".join(map(json.dumps, [row, {**row, "op": "other", "config": "other-fp32"}])) + "\n")
-    table = compose.compiled("scan", root)
-    assert "Stored configurations: 1, compiled for sm_90 by Triton 3.7.1" in table and '<th scope="row">forward-bf16</th><td>4</td><td>40</td><td>16,416</td>' in table
-    assert "fp32" not in table
+    rows = [row, {**row, "registers": 128, "tensor_core": 6}, {**row, "op": "other", "registers": 255}]
+    path.write_text("\n".join(map(json.dumps, rows)) + "\n")
+    said = compose.compiled("scan", root)
+    assert "in 2 stored configurations: 40 to 128 registers of a thread, 16,416 bytes of shared memory, 430 instructions; 1 of them" in said
 
 
 def test_the_table_of_kernels_names_who_uses_them_and_says_what_was_not_measured(root):
@@ -247,6 +247,19 @@ def test_the_table_of_kernels_names_who_uses_them_and_says_what_was_not_measured
 def test_a_kernel_to_come_is_announced(root):
     change(root / "docs/family/thing.md", "kind: module", "kind: module\nkernel: planned")
     assert "No kernel yet" in composed(root) and "GPU kernel</a>" not in composed(root)
+
+
+def test_the_code_of_a_kernel_that_two_entries_use_is_shown_where_front_matter_says(root):
+    (root / "vocab/kernels").mkdir(parents=True)
+    (root / "vocab/kernels/scan.py").write_text("import triton\n\n\n@triton.jit\ndef device(x):\n    return x\n")
+    (root / "vocab/family").mkdir(exist_ok=True)
+    (root / "vocab/family/thing.py").write_text("from vocab.kernels.scan import fused\n\n__all__ = []\n")
+    change(root / "docs/family/thing.md", "kind: module", "kind: module\nkernel: family/other")
+    with pytest.raises(PageError, match="kernel: 'family/other' is not 'planned', nor an entry with the same kernel"):
+        read_site(root)
+    (root / "vocab/family/other.py").write_text("from vocab.kernels.scan import fused\n\n__all__ = []\n")
+    assert "The code is shown with [Other]" in composed(root) or 'href="../other' in composed(root)
+    assert "def device" not in composed(root)
 
 
 def test_only_what_runs_on_the_gpu_is_shown_of_a_kernel_file(tmp_path):

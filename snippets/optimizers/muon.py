@@ -31,7 +31,7 @@ from functools import lru_cache
 from snippets.live import choice, demo, heatmap, line, slider
 from snippets.optimizers.arena import NAMES, best_rate, descend, race, surface
 
-SIZE = 6
+SIZE = 5
 
 
 @lru_cache
