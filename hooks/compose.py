@@ -158,7 +158,7 @@ def kernel(page: Page, site: Site) -> str:
         return ""
     parts = [f"## GPU kernel {EXCLUDE}"]
     if "guides/gpu-kernels" in site.guides:
-        parts.append('When a kernel pays, what was checked, and how to read this: <a href="../../guides/gpu-kernels/">GPU kernels</a>.')
+        parts.append('How to read this: <a href="../../guides/gpu-kernels/">GPU kernels</a>.')
     for file in page.entry.kernels:
         path = file.relative_to(page.entry.root).as_posix()
         parts.append(measured(file.stem, page.entry.root))
@@ -222,9 +222,9 @@ def compiled(op: str, root: Path) -> str:
         return f"{low:,} to {high:,}" if low < high else f"{low:,}"
 
     products = sum(r["tensor_core"] > 0 for r in records)
-    return (f"Compiled for sm_90 by Triton {records[0]['triton']} without spilled registers, in {len(records)} stored configurations: {span('registers')} registers of a "
-            f"thread, {span('shared')} bytes of shared memory, {span('instructions')} instructions; {products or 'none'} of them with tensor core products. "
-            f'<a href="../../assets/sources/benchmarks/results/sm_90.jsonl">Each configuration</a>.')
+    return (f"For sm_90 (Triton {records[0]['triton']}) {len(records)} stored configurations: {span('registers')} registers a thread, none spilled, "
+            f"{span('shared')} bytes of shared memory, {span('instructions')} instructions; {products or 'none'} with tensor core products. "
+            f'<a href="../../assets/sources/benchmarks/results/sm_90.jsonl">All</a>.')
 
 
 # Relations

@@ -227,7 +227,7 @@ def test_what_a_kernel_needs_once_compiled_is_shown_of_this_kernel_only(root):
     rows = [row, {**row, "registers": 128, "tensor_core": 6}, {**row, "op": "other", "registers": 255}]
     path.write_text("\n".join(map(json.dumps, rows)) + "\n")
     said = compose.compiled("scan", root)
-    assert "in 2 stored configurations: 40 to 128 registers of a thread, 16,416 bytes of shared memory, 430 instructions; 1 of them" in said
+    assert "2 stored configurations: 40 to 128 registers a thread, none spilled, 16,416 bytes of shared memory, 430 instructions; 1 with" in said
 
 
 def test_the_table_of_kernels_names_who_uses_them_and_says_what_was_not_measured(root):
