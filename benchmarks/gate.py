@@ -45,12 +45,12 @@ def main() -> int:
 
 
 def label(name: str, build: Build) -> str:
-    """A name for one configuration: operation, kernel, dtype, blocks, and the flags that are on."""
+    """A name for one configuration: operation, kernel, dtype, blocks, the flags that are on, and what is given."""
     dtype = next(iter(build.signature.values())).strip("*")
     blocks = [f"{key.lower()}{value}" for key, value in build.constants.items() if "BLOCK" in key]
     flags = [key.lower() if value is True else value for key, value in build.constants.items() if value is True or isinstance(value, str)]
     numbers = [f"{key.lower()}{value}" for key, value in build.constants.items() if type(value) is int and "BLOCK" not in key]
-    return "-".join([name + build.kernel.removesuffix("_kernel"), dtype, *blocks, *numbers, *flags])
+    return "-".join([name + build.kernel.removesuffix("_kernel"), dtype, *blocks, *numbers, *flags, *filter(None, [build.given])])
 
 
 def record(name: str, build: Build) -> dict:

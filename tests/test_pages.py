@@ -258,8 +258,9 @@ def test_the_code_of_a_kernel_that_two_entries_use_is_shown_where_front_matter_s
     with pytest.raises(PageError, match="kernel: 'family/other' is not 'planned', nor an entry with the same kernel"):
         read_site(root)
     (root / "vocab/family/other.py").write_text("from vocab.kernels.scan import fused\n\n__all__ = []\n")
-    assert "The code is shown with [Other]" in composed(root) or 'href="../other' in composed(root)
-    assert "def device" not in composed(root)
+    assert "The code is shown with [Other](other.md#gpu-kernel)." in composed(root) and "def device" not in composed(root)
+    change(root / "docs/family/thing.md", "kernel: family/other\n", "")
+    assert "The code is shown" not in composed(root) and "def device" in composed(root)
 
 
 def test_only_what_runs_on_the_gpu_is_shown_of_a_kernel_file(tmp_path):

@@ -10,6 +10,7 @@ from collections import defaultdict
 import numpy as np
 import pytest
 import torch
+from torch.utils._pytree import tree_leaves
 
 from vocab.entries import entries
 
@@ -46,6 +47,37 @@ def agree(record_property):
         finite = np.isfinite(reference)
         scale = np.abs(reference[finite]).max(initial=0.0) or 1.0
         record_property(of, float(np.abs(ours[finite] - reference[finite]).max(initial=0.0) / scale))
+
+    return compare
+
+
+@pytest.fixture
+def kernel_agrees(agree):
+    """``kernel_agrees(operation, run, wanted)``: the interpreted kernel and plain torch give the same, and the same gradients of ``wanted``.
+
+    ``run(backend)`` returns tensors, in tuples if need be; ``module.backend`` is set before, if a module is given. Results with a gradient
+    are weighed unevenly, from -1 to 1. Every call of the operation must have taken the path that was asked for. Returns the results with
+    the kernel.
+    """
+    pytest.importorskip("triton")
+    from vocab.kernels.dispatch import watch
+    from vocab.kernels.interpret import interpreting
+
+    def compare(operation, run, wanted=(), *, module=None, rtol=1e-12, atol=0.0):
+        found = {}
+        for backend in ("triton", "torch"):
+            if module is not None:
+                module.backend = backend
+            with interpreting(), watch() as seen:
+                outputs = [x for x in tree_leaves(run(backend)) if isinstance(x, torch.Tensor)]
+                floats = [y for y in outputs if y.requires_grad] if wanted else []
+                weights = [torch.linspace(-1, 1, y.numel(), dtype=y.dtype).view(y.shape) for y in floats]
+                gradients = torch.autograd.grad(floats, wanted, weights) if wanted else ()
+            assert {path for path in seen if path.startswith(f"{operation}:")} == {f"{operation}:{backend}"}
+            found[backend] = *outputs, *gradients
+        for ours, plain in zip(found["triton"], found["torch"], strict=True):
+            agree(ours, plain, of="triton", rtol=rtol, atol=atol)
+        return found["triton"]
 
     return compare
 

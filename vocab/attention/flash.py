@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from vocab.check import expect
-from vocab.kernels.attention import applies, fused
+from vocab.kernels.attention import applies, expand_bias, fused
 
 __all__ = ["flash_attention", "online_softmax_attention"]
 
@@ -24,6 +24,7 @@ def flash_attention(
     is_causal: bool = False,
     scale: float | None = None,
     window: int | None = None,
+    bias: Tensor | None = None,
     block_q: int = 64,
     block_k: int = 64,
     return_lse: bool = False,
@@ -41,6 +42,8 @@ def flash_attention(
         is_causal: Whether the queries are the last T of S tokens, and see no later one.
         scale: Factor of the scores; ``1 / sqrt(d)`` if not given.
         window: How many tokens a causal query looks back on, itself included; all if not given.
+        bias: Numbers added to the scores, -inf where a key is hidden; broadcasts to ``(B, H, T, S)``. Its gradient has its shape: with T
+            and S in it, that is the one thing whose memory grows with T S.
         block_q: Queries in a tile of the PyTorch version; changes speed, never the result. The kernel has tiles of its own.
         block_k: Keys in a tile.
         return_lse: Whether to return, for each query, the logarithm of the sum that its weights were divided by.
@@ -73,14 +76,18 @@ def flash_attention(
     for name, size in (("block_q", block_q), ("block_k", block_k)):
         if size < 1:
             raise ValueError(f"{name}={size} is not positive")
+    if bias is not None:
+        bias = expand_bias(bias, q, k)
     scale = q.shape[3] ** -0.5 if scale is None else scale
     if applies(q, k, v, backend):
         before, after = None if window is None else window - 1, 0 if is_causal else None
-        out, lse = fused(q, k, v, before=before, after=after, scale=scale)
+        out, lse = fused(q, k, v, before=before, after=after, scale=scale, bias=bias)
         return (out, lse) if return_lse else out
     # Query heads of a group become one more axis, and share their keys by broadcasting.
     grouped = q.unflatten(1, (k.shape[1], -1))
-    out, lse = _Flash.apply(grouped, k.unsqueeze(2), v.unsqueeze(2), scale, is_causal, window, block_q, block_k)
+    if bias is not None:
+        bias = bias.unsqueeze(1) if bias.shape[1] == 1 else bias.unflatten(1, (k.shape[1], -1))
+    out, lse = _Flash.apply(grouped, k.unsqueeze(2), v.unsqueeze(2), bias, scale, is_causal, window, block_q, block_k)
     out = out.flatten(1, 2)
     return (out, lse.flatten(1, 2)) if return_lse else out
 
@@ -106,44 +113,48 @@ def online_softmax_attention(q: Tensor, k: Tensor, v: Tensor, block_q: int = 64,
     expect("q", q, "... queries width")
     expect("k", k, "... keys width", width=q.shape[-1])
     expect("v", v, "... keys value_width", keys=k.shape[-2])
-    return _forward(q, k, v, q.shape[-1] ** -0.5, False, None, block_q, block_k)[0]
+    return _forward(q, k, v, None, q.shape[-1] ** -0.5, False, None, block_q, block_k)[0]
 
 
 class _Flash(torch.autograd.Function):
     """Keeps q, k, v, the output and the log-sums: all that the backward pass needs to make each tile of weights again."""
 
     @staticmethod
-    def forward(ctx, q, k, v, scale, is_causal, window, block_q, block_k):
-        out, lse = _forward(q, k, v, scale, is_causal, window, block_q, block_k)
-        ctx.save_for_backward(q, k, v, out, lse)
+    def forward(ctx, q, k, v, bias, scale, is_causal, window, block_q, block_k):
+        out, lse = _forward(q, k, v, bias, scale, is_causal, window, block_q, block_k)
+        ctx.save_for_backward(q, k, v, bias, out, lse)
         ctx.settings = (scale, is_causal, window, block_q, block_k)
         ctx.mark_non_differentiable(lse)
         return out, lse
 
     @staticmethod
     def backward(ctx, d_out, _):
-        q, k, v, out, lse = ctx.saved_tensors
+        q, k, v, bias, out, lse = ctx.saved_tensors
         scale, is_causal, window, block_q, block_k = ctx.settings
         dq, dk, dv = torch.zeros_like(q), torch.zeros_like(k), torch.zeros_like(v)
+        dbias = torch.zeros(bias.shape, dtype=bias.dtype, device=bias.device) if ctx.needs_input_grad[3] else None
         mean = (d_out * out).sum(-1, keepdim=True)  # equals rowsum(dP * P), without P
         for i, j, seen in _tiles(q.shape[-2], k.shape[-2], is_causal, window, block_q, block_k, q.device):
-            scores = _scores(q[..., i, :], k[..., j, :], scale, seen)
-            P = (scores - lse[..., i, None]).exp()
-            dS = P * (d_out[..., i, :] @ v[..., j, :].transpose(-2, -1) - mean[..., i, :]) * scale
-            dq[..., i, :] += dS @ k[..., j, :]
+            scores = _scores(q[..., i, :], k[..., j, :], scale, seen, bias, i, j)
+            lse_i = lse[..., i, None]
+            P = (scores - lse_i.masked_fill(lse_i == -torch.inf, 0.0)).exp()  # all 0 for a query without keys
+            dS = P * (d_out[..., i, :] @ v[..., j, :].transpose(-2, -1) - mean[..., i, :])  # by the scores as the softmax sees them
+            dq[..., i, :] += scale * dS @ k[..., j, :]
             # The query heads of a group share a key head: its gradient is the sum over them.
-            dk[..., j, :] += (dS.transpose(-2, -1) @ q[..., i, :]).sum(2, keepdim=True)
+            dk[..., j, :] += scale * (dS.transpose(-2, -1) @ q[..., i, :]).sum(2, keepdim=True)
             dv[..., j, :] += (P.transpose(-2, -1) @ d_out[..., i, :]).sum(2, keepdim=True)
-        return dq, dk, dv, None, None, None, None, None
+            if dbias is not None:  # likewise over all that share it
+                dbias[..., i, j] += dS.sum_to_size(*bias.shape[:3], *dS.shape[3:])
+        return dq, dk, dv, dbias, None, None, None, None, None
 
 
-def _forward(q, k, v, scale, is_causal, window, block_q, block_k):
+def _forward(q, k, v, bias, scale, is_causal, window, block_q, block_k):
     dtype = torch.promote_types(q.dtype, torch.float32)
     out = torch.zeros(*q.shape[:-1], v.shape[-1], dtype=dtype, device=q.device)
     highest = torch.full(q.shape[:-1], -torch.inf, dtype=dtype, device=q.device)
     total = torch.zeros_like(highest)
     for i, j, seen in _tiles(q.shape[-2], k.shape[-2], is_causal, window, block_q, block_k, q.device):
-        scores = _scores(q[..., i, :].to(dtype), k[..., j, :].to(dtype), scale, seen)
+        scores = _scores(q[..., i, :].to(dtype), k[..., j, :].to(dtype), scale, seen, bias, i, j)
         new = torch.maximum(highest[..., i], scores.amax(-1))
         finite = new.masked_fill(new == -torch.inf, 0.0)  # a row that has seen no key yet would be inf - inf
         weights = (scores - finite.unsqueeze(-1)).exp()
@@ -155,8 +166,10 @@ def _forward(q, k, v, scale, is_causal, window, block_q, block_k):
     return out.to(q.dtype), highest + total.log()
 
 
-def _scores(q, k, scale, seen):
+def _scores(q, k, scale, seen, bias, i, j):
     scores = scale * q @ k.transpose(-2, -1)
+    if bias is not None:
+        scores = scores + bias[..., i, j]
     return scores if seen is None else scores.masked_fill(~seen, -torch.inf)
 
 

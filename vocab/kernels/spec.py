@@ -27,6 +27,7 @@ class Build:
         tensor_cores: ``"wgmma"`` or ``"mma"`` where its products must have become these tensor core instructions: Hopper's own, for
             tiles of 64 rows or more, or the older ones.
         multiples: Integer arguments that are multiples of 16 in the sizes this is for: Triton then reads several numbers at a time.
+        given: Which optional argument is given, where blocks and flags do not tell two configurations apart.
         at: Whether the launcher takes this configuration for given sizes.
     """
 
@@ -37,6 +38,7 @@ class Build:
     num_stages: int = 1
     tensor_cores: str = ""
     multiples: tuple[str, ...] = ()
+    given: str = ""
     at: Callable[[Mapping[str, int]], bool] = field(default=lambda sizes: True, compare=False)
 
 

@@ -86,7 +86,7 @@ class ALiBiAttention(MultiHeadAttention):
         causal: Whether a token sees itself and earlier tokens only.
         bias: Whether the projections have a bias.
         dropout: Share of attention weights set to zero in training.
-        backend: ``"auto"``, ``"torch"`` or ``"triton"``. The kernel takes neither a padding mask nor dropout.
+        backend: ``"auto"``, ``"torch"`` or ``"triton"``. The kernel has no dropout.
 
     Shapes:
         x ``(B, T, D)`` -> ``(B, T, D)``.
@@ -119,10 +119,11 @@ class ALiBiAttention(MultiHeadAttention):
             expect("key_padding_mask", key_padding_mask, "batch time", dtype="bool", batch=x.shape[0], time=x.shape[1])
         q_BHTd, (k_BHTd, v_BHTd) = split_heads(self.q_proj(x), self.head_dim), self.keys_and_values(x)
         dropout_p = self.dropout if self.training else 0.0
-        limit = "it has no padding mask" if key_padding_mask is not None else "it has no dropout" if dropout_p else None
-        if applies(q_BHTd, k_BHTd, v_BHTd, self.backend, limit=limit):
-            slopes = alibi_slopes(self.n_heads).to(x.device)
-            out_BHTd, _ = fused(q_BHTd, k_BHTd, v_BHTd, slopes=slopes, after=0 if self.causal else None)
+        if applies(q_BHTd, k_BHTd, v_BHTd, self.backend, limit="it has no dropout" if dropout_p else None):
+            slopes, padding = alibi_slopes(self.n_heads).to(x.device), None
+            if key_padding_mask is not None:
+                padding = torch.zeros_like(key_padding_mask, dtype=x.dtype).masked_fill(~key_padding_mask, -torch.inf)[:, None, None]
+            out_BHTd, _ = fused(q_BHTd, k_BHTd, v_BHTd, slopes=slopes, bias=padding, after=0 if self.causal else None)
             return self.o_proj(merge_heads(out_BHTd))
         bias_HTT = alibi_bias(self.n_heads, x.shape[1], causal=self.causal).to(x.device, torch.promote_types(x.dtype, torch.float32))
         if key_padding_mask is not None:

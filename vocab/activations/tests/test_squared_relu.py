@@ -90,17 +90,9 @@ def test_numbers_that_are_no_floats_are_refused():
 
 
 @pytest.mark.interp
-def test_kernel_agrees(agree):
-    pytest.importorskip("triton")
-    from vocab.kernels.dispatch import watch
-    from vocab.kernels.interpret import interpreting
-
+def test_kernel_agrees(kernel_agrees):
     x = GRID.clone().requires_grad_()
-    with interpreting(), watch() as seen:
-        y = SquaredReLU(backend="triton")(x)
-        agree(y, squared_relu(GRID, backend="torch"), of="triton", rtol=1e-12)
-        agree(torch.autograd.grad(y.sum(), x)[0], slope(squared_relu), of="triton", rtol=1e-12)
-    assert seen[:2] == ["gated_unit:triton", "gated_unit:torch"]
+    kernel_agrees("gated_unit", lambda backend: (SquaredReLU(backend=backend)(x), squared_relu(x, backend=backend)), (x,))
 
 
 def test_numpy_variant_agrees(agree):

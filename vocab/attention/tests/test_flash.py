@@ -1,4 +1,3 @@
-import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
@@ -8,7 +7,6 @@ from snippets.attention import flash as numpy_variant
 from vocab.attention.dilated import merge_attention
 from vocab.attention.flash import flash_attention, online_softmax_attention
 from vocab.attention.masks import causal_mask
-from vocab.kernels.dispatch import watch
 from vocab.kernels.interpret import interpreting
 
 D = torch.float64
@@ -59,6 +57,33 @@ def test_backward_equals_autograd(setting):
     out.backward(upstream), expected.backward(upstream)
     for a, b in zip(ours, theirs):
         torch.testing.assert_close(a.grad, b.grad)
+
+
+@pytest.mark.oracle("PyTorch's math backend and autograd, with the bias as a mask of numbers")
+@pytest.mark.parametrize("shape", [(2, 6, 7, 9), (1, 6, 7, 9), (2, 1, 7, 9), (7, 9), (6, 7, 1), (2, 1, 1, 9)])
+def test_a_bias_is_added_to_the_scores_and_gets_the_gradient_of_all_that_share_it(shape):
+    ours = [x.requires_grad_() for x in (*qkv(7, 9, 6, 2), torch.randn(shape, dtype=D))]
+    theirs = [x.detach().clone().requires_grad_() for x in ours]
+    upstream = torch.randn(2, 6, 7, 4, dtype=D)
+    out = flash_attention(*ours[:3], bias=ours[3], is_causal=True, scale=0.3, block_q=3, block_k=4)
+    mask = theirs[3].expand(2, 6, 7, 9).masked_fill(~causal_mask(7, 9), -torch.inf)
+    with sdpa_kernel(SDPBackend.MATH):
+        expected = F.scaled_dot_product_attention(*theirs[:3], attn_mask=mask, scale=0.3, enable_gqa=True)
+    torch.testing.assert_close(out, expected)
+    out.backward(upstream), expected.backward(upstream)
+    for a, b in zip(ours, theirs):
+        torch.testing.assert_close(a.grad, b.grad)
+
+
+def test_a_bias_of_minus_infinity_hides_keys_and_a_query_without_any_passes_nothing_on():
+    q, k, v = (x.requires_grad_() for x in qkv())
+    bias = torch.zeros(2, 1, 1, 9, dtype=D)
+    bias[0], bias[1, ..., 5:] = -torch.inf, -torch.inf
+    out = flash_attention(q, k, v, bias=bias, block_q=2, block_k=2)
+    assert (out[0] == 0).all()
+    torch.testing.assert_close(out[1], flash_attention(q[1:], k[1:, :, :5], v[1:, :, :5])[0])
+    for gradient in torch.autograd.grad(out.square().sum(), (q, k, v)):
+        assert (gradient[0] == 0).all() and gradient[1].isfinite().all()
 
 
 @pytest.mark.oracle("torch.logsumexp of the scores")
@@ -164,6 +189,8 @@ def test_the_reference_is_exact():
         (dict(window=0, is_causal=True), "window=0 must be positive"),
         (dict(block_q=0), "block_q=0 is not positive"),
         (dict(block_k=0), "block_k=0 is not positive"),
+        (dict(bias=torch.zeros(3, 7, 9)), r"bias has shape \(3, 7, 9\), which does not broadcast to \(2, 2, 7, 9\)"),
+        (dict(bias=torch.ones(7, 9, dtype=torch.bool)), "bias has dtype torch.bool; expected floating-point numbers"),
     ],
 )
 def test_bad_input_is_named(change, message):
@@ -194,18 +221,14 @@ def test_demo_ends_at_the_exact_row():
     assert len(rows) == 4 and rows[-1][-1] == "0"
 
 
-@pytest.mark.parametrize("setting", [dict(), dict(is_causal=True), dict(is_causal=True, window=3), dict(scale=0.3)], ids=str)
-def test_both_backends_agree(agree, setting):
-    pytest.importorskip("triton")
-    q, k, v = (x.requires_grad_() for x in qkv(7, 9, 4, 2))
-    upstream, found = torch.randn(2, 4, 7, 4, dtype=D), []
-    for backend in ("triton", "torch"):
-        with interpreting(), watch() as seen:
-            out, lse = flash_attention(q, k, v, **setting, return_lse=True, backend=backend)
-            found.append((out, lse, *torch.autograd.grad(out, (q, k, v), upstream)))
-        assert seen == [f"attention:{backend}"] and not lse.requires_grad
-    for ours, theirs in zip(*found):
-        agree(ours, theirs, of="triton", rtol=1e-12, atol=1e-14)
+@pytest.mark.parametrize("setting", [dict(), dict(is_causal=True), dict(is_causal=True, window=3), dict(scale=0.3), dict(bias=True)], ids=str)
+def test_both_backends_agree(kernel_agrees, setting):
+    wanted = [x.requires_grad_() for x in qkv(7, 9, 4, 2)]
+    if "bias" in setting:
+        setting = dict(bias=torch.randn(4, 7, 9, dtype=D, requires_grad=True))
+        wanted.append(setting["bias"])
+    out, lse, *_ = kernel_agrees("attention", lambda b: flash_attention(*wanted[:3], **setting, return_lse=True, backend=b), wanted, atol=1e-14)
+    assert not lse.requires_grad
 
 
 def test_heads_wider_than_the_kernels_tiles_are_refused():

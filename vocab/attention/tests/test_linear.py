@@ -6,7 +6,6 @@ from torch.nn import functional as F
 from snippets.attention import linear as numpy_variant
 from vocab.attention.linear import LinearAttention, linear_attention
 from vocab.attention.multi_head import merge_heads, split_heads
-from vocab.kernels.dispatch import watch
 from vocab.kernels.interpret import interpreting
 
 D = torch.float64
@@ -165,21 +164,11 @@ def test_numpy_variant_agrees(agree, causal):
 
 
 @pytest.mark.interp
-def test_kernel_agrees(agree):
-    pytest.importorskip("triton")
+def test_kernel_agrees(kernel_agrees):
     module, (x,) = example()
     state = torch.rand(2, 2, 4, 4, dtype=D), torch.rand(2, 2, 4, dtype=D)
-    given = x.requires_grad_(), *(s.requires_grad_() for s in state)
-    results = []
-    for backend in ("triton", "torch"):
-        module.backend = backend
-        with interpreting(), watch() as seen:
-            y, after = module(x, state)
-            gradients = torch.autograd.grad(y.square().sum() + sum(s.sum() for s in after), (*given, *module.parameters()))
-        assert seen == [f"linear_attention:{backend}"]
-        results.append((y, *after, *gradients))
-    for ours, plain in zip(*results, strict=True):
-        agree(ours, plain, of="triton", rtol=1e-12)
+    given = x.requires_grad_(), *(s.requires_grad_() for s in state), *module.parameters()
+    kernel_agrees("linear_attention", lambda _: module(x, state), given, module=module)
 
 
 @pytest.mark.interp

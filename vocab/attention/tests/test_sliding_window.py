@@ -9,7 +9,6 @@ from vocab.attention.multi_head import MultiHeadAttention
 from vocab.attention.sliding_window import SlidingWindowAttention, band_lists, band_mask
 from vocab.attention.sparse import gathered_attention
 from vocab.inference.kv_cache import KVCache
-from vocab.kernels.dispatch import watch
 from vocab.kernels.interpret import interpreting
 
 D = torch.float64
@@ -159,18 +158,9 @@ def test_demo_counts_the_reach():
 
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize("window", [1, 4, 5, 90])
-def test_both_backends_agree(agree, window, causal):
-    pytest.importorskip("triton")
+def test_both_backends_agree(kernel_agrees, window, causal):
     module, x = SlidingWindowAttention(8, 2, window, causal=causal).double(), torch.randn(1, 70, 8, dtype=D, requires_grad=True)
-    upstream, found = torch.randn(1, 70, 8, dtype=D), []
-    for backend in ("triton", "torch"):
-        module.backend = backend
-        with interpreting(), watch() as seen:
-            y = module(x)
-            found.append((y, *torch.autograd.grad(y, (x, module.v_proj.weight), upstream)))
-        assert seen == [f"attention:{backend}"]
-    for ours, theirs in zip(*found):
-        agree(ours, theirs, of="triton", rtol=1e-12, atol=1e-13)
+    kernel_agrees("attention", lambda _: module(x), (x, module.v_proj.weight), module=module, atol=1e-13)
 
 
 def test_the_kernel_refuses_a_cache_and_dropout():

@@ -8,7 +8,6 @@ from vocab.attention.causal import CausalSelfAttention, causal_mask
 from vocab.attention.sparse import (
     KeyLists, SparseAttention, block_lists, block_table, fixed_lists, fixed_mask, gathered_attention, strided_lists, strided_mask,
 )  # fmt: skip
-from vocab.kernels.dispatch import watch
 from vocab.kernels.interpret import interpreting
 
 D = torch.float64
@@ -211,19 +210,11 @@ def test_a_stride_of_more_than_a_block_is_what_saves(stride, share):
 
 
 @pytest.mark.parametrize("pattern", ["strided", "fixed", "own"])
-def test_both_backends_agree(agree, pattern):
-    pytest.importorskip("triton")
+def test_both_backends_agree(kernel_agrees, pattern):
     lists = block_lists(causal_mask(70, window=9), 5)
     module = SparseAttention(8, 2, pattern=lists if pattern == "own" else pattern, stride=6, summary=2).double()
-    x, upstream, found = torch.randn(2, 70, 8, dtype=D, requires_grad=True), torch.randn(2, 70, 8, dtype=D), []
-    for backend in ("triton", "torch"):
-        module.backend = backend
-        with interpreting(), watch() as seen:
-            y = module(x)
-            found.append((y, *torch.autograd.grad(y, (x, module.k_proj.weight), upstream)))
-        assert seen == [f"attention:{backend}"]
-    for ours, theirs in zip(*found):
-        agree(ours, theirs, of="triton", rtol=1e-12, atol=1e-13)
+    x = torch.randn(2, 70, 8, dtype=D, requires_grad=True)
+    kernel_agrees("attention", lambda _: module(x), (x, module.k_proj.weight), module=module, atol=1e-13)
 
 
 def test_the_kernel_compiles_into_one_graph_though_blocks_are_counted():

@@ -148,24 +148,19 @@ def test_a_stack_sees_one_plus_the_sum_of_its_reaches(k, layers, growth):
 
 @pytest.mark.interp
 @pytest.mark.parametrize(("k", "d", "activation", "length"), [(4, 1, "silu", 9), (3, 2, None, 9), (4, 2, "silu", 2), (1, 1, "silu", 5)])
-def test_kernel_agrees(k, d, activation, length, agree):
-    pytest.importorskip("triton")
-    from vocab.kernels.dispatch import watch
-    from vocab.kernels.interpret import interpreting
-
+def test_kernel_agrees(k, d, activation, length, kernel_agrees):
     conv = CausalConv1d(3, 3, k, dilation=d, groups=3, activation=activation).double()
     x, state = torch.randn(2, 3, length).double().requires_grad_(), torch.randn(2, 3, conv.past).double().requires_grad_()
-    found = []
-    for conv.backend in ("triton", "torch"):
-        with interpreting(), watch() as seen:
-            y, after = conv(x, state)
-            found.append((y, after, *torch.autograd.grad(y.square().sum() + after.square().sum(), (x, state, *conv.parameters()))))
-        assert seen == [f"causal_conv:{conv.backend}"]
-    for ours, plain in zip(*found, strict=True):
-        agree(ours, plain, of="triton", rtol=1e-12, atol=1e-13)
-    conv.backend = "triton"
+    kernel_agrees("causal_conv", lambda _: conv(x, state), (x, state, *conv.parameters()), module=conv, atol=1e-13)
+
+
+@pytest.mark.interp
+def test_kernel_takes_depthwise_convolutions_only():
+    pytest.importorskip("triton")
+    from vocab.kernels.interpret import interpreting
+
     with interpreting(), pytest.raises(RuntimeError, match="the convolution is not depthwise"):
-        CausalConv1d(3, 3, k, backend="triton").double()(x)
+        CausalConv1d(3, 3, 2, backend="triton")(torch.zeros(1, 3, 4))
 
 
 def test_numpy_variant_agrees(agree):

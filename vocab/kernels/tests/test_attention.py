@@ -1,3 +1,4 @@
+import contextlib
 import math
 
 import pytest
@@ -34,9 +35,21 @@ MUTANTS = {
     "one query head instead of a group": ("range(kv * (H // G), (kv + 1) * (H // G))", "range(kv, kv + 1)"),
     "no softcap on the way to the queries": ("(score / cap)\n        for_queries +=", "0.0\n        for_queries +="),
     "no softcap on the way to the keys": ("(score / cap)\n            for_keys +=", "0.0\n            for_keys +="),
-    "the softmax without its mean, queries": (" - mean[:, None])", ")"),
+    "the softmax without its mean, queries": (" - mean[:, None])\n        if CAP", ")\n        if CAP"),
     "the softmax without its mean, keys": (" - mean[None, :])", ")"),
     "keys without the scale": ("for_keys * factor", "for_keys"),
+    "no bias": ("score += tl.load(there", "score += 0.0 * tl.load(there"),
+    "the bias of the first tile": ("bias + tl.full((), query, tl.int64) * bias_row + key + rows", "bias + rows"),
+    "a bias lying on its side": ("rows * bias_row + cols\n", "cols * bias_row + rows\n"),
+    "the bias beyond the last query": ("seen & (rows < T - query), other=0.0", "seen, other=0.0"),
+    "the first head's bias": ("tl.full((), head, tl.int64) * bias_head\n    queries", "0\n    queries"),
+    "the first head's bias, keys": ("tl.full((), head, tl.int64) * bias_head\n        theirs, line", "0\n        theirs, line"),
+    "another text's bias": ("step in zip(bias.shape[:3], bias.stride())", "step in zip(bias.shape[1:], bias.stride())"),
+    "the bias's gradient from one text alone": ("batches * heads, 0)", "heads, 0)"),
+    "the bias's gradient in the wrong head": ("which % heads_given + n % heads", "which % heads_given * 0 + n % heads"),
+    "the bias's gradient where nothing is seen": ("(first <= block) & (block < last) & (number >= 0)", "first >= 0"),
+    "the bias's gradient with the scale": ("tl.store(there, total.to", "tl.store(there, (total * factor).to"),
+    "the bias's gradient without the mean": (" - mean[:, None])\n    there", ")\n    there"),
 }
 # triton-viz cannot follow loops whose length depends on the program. Every comparison checks the addresses.
 SANITIZED = None
@@ -64,6 +77,62 @@ def test_reference_is_torchs_attention_with_a_mask(T, S):
     torch.testing.assert_close(found[:, :, kept], wanted[:, :, kept])
     assert (found[:, :, ~kept] == 0).all()
     torch.testing.assert_close(lse, (0.3 * q @ k.repeat_interleave(2, 1).mT + table).logsumexp(-1))
+
+
+@pytest.mark.parametrize("shape", [(3, 4, 5, 7), (1, 4, 5, 7), (3, 1, 5, 7), (5, 7), (4, 5, 1), (3, 1, 1, 7), ()])
+@pytest.mark.parametrize("backend", ["torch", pytest.param("triton", marks=pytest.mark.interp)])
+def test_a_bias_of_any_shape_that_broadcasts_is_torchs_mask_with_its_gradient(shape, backend):
+    q, k, v = example(5, 7, 4, 2, 3, B=3)
+    bias = torch.randn(shape, dtype=D, requires_grad=True)
+    with interpreting() if backend == "triton" else contextlib.nullcontext():
+        found, _ = attention(q, k, v, bias=bias, backend=backend)
+    wanted = F.scaled_dot_product_attention(q, k, v, bias.expand(3, 4, 5, 7), enable_gqa=True)
+    torch.testing.assert_close(found, wanted)
+    upstream = torch.randn_like(wanted)
+    gradients = (torch.autograd.grad(x, (q, k, v, bias), upstream) for x in (found, wanted))
+    for ours, theirs in zip(*gradients):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-13)
+
+
+@pytest.mark.interp
+def test_a_bias_of_minus_infinity_hides_keys_and_whole_rows_as_a_mask_would():
+    q, k, v = example(70, 66, B=2)
+    seen = torch.rand(2, 1, 1, 66) < 0.5
+    seen[0] = False  # nothing but padding
+    bias = torch.zeros(2, 1, 1, 66).masked_fill(~seen, -torch.inf)
+    with interpreting():
+        found, lse = attention(q, k, v, bias=bias, after=0, backend="triton")
+        gradients = torch.autograd.grad(found.square().sum(), (q, k, v))
+    wanted = F.scaled_dot_product_attention(q, k, v, seen & band(70, 66, 66, 0)[1], enable_gqa=True)
+    wanted = wanted.where((seen & band(70, 66, 66, 0)[1]).any(-1, keepdim=True), 0.0)
+    torch.testing.assert_close(found, wanted)
+    torch.testing.assert_close(gradients, torch.autograd.grad(wanted.square().sum(), (q, k, v)))
+    assert (found[0] == 0).all() and (lse[0] == -torch.inf).all() and (gradients[1][0] == 0).all() and found[1, :, -1].all()
+
+
+@pytest.mark.interp
+def test_a_bias_that_wants_no_gradient_costs_no_launch(monkeypatch):
+    launched, (q, k, v) = [], example(B=2)
+    with interpreting(), monkeypatch.context() as patch:
+        kernel = ops._bias_kernel
+        patch.setattr(ops, "_bias_kernel", type("", (), {"__getitem__": lambda self, grid: launched.append(grid) or kernel[grid]})())
+        for wanted in (False, True):
+            bias = torch.zeros(2, 3, 4, dtype=D, requires_grad=wanted)
+            attention(q, k, v, bias=bias, backend="triton")[0].sum().backward()
+            assert len(launched) == wanted
+
+
+@pytest.mark.parametrize(
+    ("bias", "message"),
+    [
+        (torch.zeros(3, 5), r"bias has shape \(3, 5\), which does not broadcast to \(1, 2, 3, 4\)"),
+        (torch.zeros(1, 1, 1, 3, 4), r"bias has shape \(1, 1, 1, 3, 4\)"),
+        (torch.ones(3, 4).bool(), "bias has dtype torch.bool; expected floating-point numbers"),
+    ],
+)
+def test_what_is_no_bias_is_named(bias, message):
+    with pytest.raises(ValueError, match=message):
+        attention(*example(), bias=bias)
 
 
 def test_softcap_is_gemmas():
@@ -97,21 +166,30 @@ EVERYTHING = dict(
 
 def test_operators_on_a_cpu_without_interpreter_are_the_closed_form():
     q, k, v = example(B=2)
-    settings = ops._arguments(q, k, **EVERYTHING)
+    bias = torch.randn(1, 2, 3, 4, dtype=D, requires_grad=True)
+    settings = ops._arguments(q, k, **EVERYTHING, bias=bias)
     turned = [x.transpose(1, 2) for x in (q, k, v)]
     out, lse = torch.ops.vocab.attention_forward(*turned, *settings)
-    expected, sums = reference(q, k, v, **EVERYTHING)
+    expected, sums = reference(q, k, v, **EVERYTHING, bias=bias)
     torch.testing.assert_close((out.transpose(1, 2), lse), (expected, sums))
     upstream = torch.randn_like(expected)
-    found = torch.ops.vocab.attention_backward(upstream.transpose(1, 2), *turned, out, lse, *settings)
-    torch.testing.assert_close([x.transpose(1, 2) for x in found], list(torch.autograd.grad(expected, (q, k, v), upstream)))
+    *wanted, for_bias = torch.autograd.grad(expected, (q, k, v, bias), upstream)
+    for asked in (True, False):
+        *found, of_bias = torch.ops.vocab.attention_backward(upstream.transpose(1, 2), *turned, out, lse, asked, *settings)
+        torch.testing.assert_close([x.transpose(1, 2) for x in found], wanted)
+        torch.testing.assert_close(of_bias, for_bias if asked else torch.empty(0, 3, 2, 2, dtype=D))
 
 
 @pytest.mark.interp
 @pytest.mark.parametrize(("heads", "options"), [(1, {"after": 0}), (2, EVERYTHING)], ids=["causal", "everything"])
 def test_gradcheck(heads, options):
+    bias = [torch.randn(heads, 2, 3, dtype=D, requires_grad=True)]
+
+    def run(q, k, v, bias=None):
+        return attention(q, k, v, bias=bias, **options, backend="triton")[0]
+
     with interpreting():
-        torch.autograd.gradcheck(lambda *x: attention(*x, **options, backend="triton")[0], example(2, 3, heads))
+        torch.autograd.gradcheck(run, example(2, 3, heads, B=heads) + bias[: heads - 1])
 
 
 @pytest.mark.interp

@@ -147,19 +147,9 @@ def test_numpy_variant_agrees(agree):
 
 @pytest.mark.interp
 @pytest.mark.parametrize("name", ["sigmoid", "silu", "gelu", "gelu_tanh", "relu"])
-def test_kernel_agrees(name, agree):
-    pytest.importorskip("triton")
-    from vocab.kernels.dispatch import watch
-    from vocab.kernels.interpret import interpreting
-
-    layer, x, found = GatedFeedForward(4, 6, activation=name, bias=True).double(), torch.randn(2, 5, 4, dtype=D, requires_grad=True), []
-    for layer.backend in ("triton", "torch"):
-        with interpreting(), watch() as seen:
-            y = layer(x)
-            found.append((y, *torch.autograd.grad(y.square().sum(), (x, *layer.parameters()))))
-        assert seen == [f"gated_unit:{layer.backend}"]
-    for ours, plain in zip(*found, strict=True):
-        agree(ours, plain, of="triton", rtol=1e-12, atol=1e-15)
+def test_kernel_agrees(name, kernel_agrees):
+    layer, x = GatedFeedForward(4, 6, activation=name, bias=True).double(), torch.randn(2, 5, 4, dtype=D, requires_grad=True)
+    kernel_agrees("gated_unit", lambda _: layer(x), (x, *layer.parameters()), module=layer, atol=1e-15)
 
 
 @pytest.mark.interp

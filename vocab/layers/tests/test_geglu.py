@@ -76,19 +76,9 @@ def test_numpy_variant_agrees(agree):
 
 @pytest.mark.interp
 @pytest.mark.parametrize("approximate", ["none", "tanh"])
-def test_kernel_agrees(approximate, agree):
-    pytest.importorskip("triton")
-    from vocab.kernels.dispatch import watch
-    from vocab.kernels.interpret import interpreting
-
-    layer, x, found = GEGLU(4, 6, approximate=approximate).double(), torch.randn(2, 5, 4, dtype=D, requires_grad=True), []
-    for layer.backend in ("triton", "torch"):
-        with interpreting(), watch() as seen:
-            y = layer(x)
-            found.append((y, *torch.autograd.grad(y.square().sum(), (x, *layer.parameters()))))
-        assert seen == [f"gated_unit:{layer.backend}"]
-    for ours, plain in zip(*found, strict=True):
-        agree(ours, plain, of="triton", rtol=1e-12, atol=1e-15)
+def test_kernel_agrees(approximate, kernel_agrees):
+    layer, x = GEGLU(4, 6, approximate=approximate).double(), torch.randn(2, 5, 4, dtype=D, requires_grad=True)
+    kernel_agrees("gated_unit", lambda _: layer(x), (x, *layer.parameters()), module=layer, atol=1e-15)
 
 
 @pytest.mark.oracle("torch.autograd with the same start")

@@ -113,20 +113,10 @@ def test_numpy_variant_agrees(agree):
 
 @pytest.mark.interp
 @pytest.mark.parametrize("constants", [{}, {"beta": 1.702, "limit": 0.4, "offset": 1.0}], ids=["LLaMA", "gpt-oss"])
-def test_kernel_agrees(constants, agree):
-    pytest.importorskip("triton")
-    from vocab.kernels.dispatch import watch
-    from vocab.kernels.interpret import interpreting
-
-    layer, x, found = SwiGLU(4, 6, **constants).double(), torch.randn(2, 5, 4, dtype=D, requires_grad=True), []
-    halves = torch.randn(3, 8, dtype=D, requires_grad=True)
-    for layer.backend in ("triton", "torch"):
-        with interpreting(), watch() as seen:
-            y, apart = layer(x), swiglu(*halves.chunk(2, -1), **constants, backend=layer.backend)
-            found.append((y, apart, *torch.autograd.grad((y.square().sum(), apart.square().sum()), (x, *layer.parameters(), halves))))
-        assert set(seen) == {f"gated_unit:{layer.backend}"}
-    for ours, plain in zip(*found, strict=True):
-        agree(ours, plain, of="triton", rtol=1e-12, atol=1e-15)
+def test_kernel_agrees(constants, kernel_agrees):
+    layer, x, halves = SwiGLU(4, 6, **constants).double(), *(torch.randn(*size, dtype=D, requires_grad=True) for size in ((2, 5, 4), (3, 8)))
+    kernel_agrees("gated_unit", lambda backend: (layer(x), swiglu(*halves.chunk(2, -1), **constants, backend=backend)),
+                  (x, *layer.parameters(), halves), module=layer, atol=1e-15)
 
 
 def test_bad_settings_and_shapes_say_which_and_why():

@@ -201,23 +201,11 @@ def test_defaults_are_rms_with_gains_and_no_bias_and_heads_may_be_wider():
 @pytest.mark.interp
 @pytest.mark.parametrize("learn_scale", [True, False])
 @pytest.mark.parametrize("rotary", [None, RotaryEmbedding(4, base=20.0), RotaryEmbedding(4, base=20.0, rotary_dim=2, layout="interleaved")])
-def test_kernel_agrees(rotary, learn_scale, agree):
-    pytest.importorskip("triton")
-    from vocab.kernels.dispatch import watch
-    from vocab.kernels.interpret import interpreting
-
-    module, found = QKNormAttention(8, 2, eps=0.01, learn_scale=learn_scale, rotary=rotary).double(), []
-    for norm in (module.q_norm, module.k_norm):
-        if learn_scale:
-            nn.init.normal_(norm.weight, 1.0, 0.3)
-    x = torch.randn(1, 3, 8, dtype=D, requires_grad=True)
-    for module.backend in ("triton", "torch"):
-        with interpreting(), watch() as seen:
-            y = module(x)
-            found.append((y, *torch.autograd.grad(y.square().sum(), (x, *module.parameters()))))
-        assert seen[0] == f"qk_norm_rope:{module.backend}" and ("rms_norm:torch" in seen) == (module.backend == "torch")
-    for ours, plain in zip(*found, strict=True):
-        agree(ours, plain, of="triton", rtol=1e-12, atol=1e-13)
+def test_kernel_agrees(rotary, learn_scale, kernel_agrees):
+    module, x = QKNormAttention(8, 2, eps=0.01, learn_scale=learn_scale, rotary=rotary).double(), torch.randn(1, 3, 8, dtype=D, requires_grad=True)
+    for norm in (module.q_norm, module.k_norm) if learn_scale else ():
+        nn.init.normal_(norm.weight, 1.0, 0.3)
+    kernel_agrees("qk_norm_rope", lambda _: module(x), (x, *module.parameters()), module=module, atol=1e-13)
 
 
 @pytest.mark.interp

@@ -5,7 +5,6 @@ from torch import nn
 from torch.nn import functional as F
 
 from snippets.normalization import rms as numpy_variant
-from vocab.kernels.dispatch import watch
 from vocab.kernels.interpret import interpreting
 from vocab.normalization.rms import RMSNorm, fold_into_linear, rms_norm
 
@@ -161,21 +160,9 @@ def test_numpy_variant_agrees(agree):
 
 
 @pytest.mark.interp
-def test_kernel_agrees(agree):
-    pytest.importorskip("triton")
+def test_kernel_agrees(kernel_agrees):
     module, inputs = example()
-    inputs = [x.requires_grad_() for x in inputs]
-    grads = random(2, 3, 6), random(2, 3, 6)
-    results = []
-    for backend in ("triton", "torch"):
-        module.backend = backend
-        with interpreting(), watch() as seen:
-            outputs = module(*inputs)
-        assert seen == [f"rms_norm:{backend}"]
-        with interpreting():
-            results.append((*outputs, *torch.autograd.grad(outputs, (module.weight, *inputs), grads)))
-    for ours, plain in zip(*results, strict=True):
-        agree(ours, plain, of="triton", rtol=1e-12)
+    kernel_agrees("rms_norm", lambda _: module(*inputs), (module.weight, *(x.requires_grad_() for x in inputs)), module=module)
 
 
 @pytest.mark.interp

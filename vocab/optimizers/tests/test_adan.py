@@ -128,5 +128,5 @@ def test_numpy_variant_agrees(agree):
 
 
 @pytest.mark.interp
-def test_kernel_agrees(agree):
-    assert_kernel_agrees(agree, lambda params, **options: Adan(params, lr=0.02, betas=(0.9, 0.8, 0.95), weight_decay=0.3, **options))
+def test_kernel_agrees(kernel_agrees):
+    assert_kernel_agrees(kernel_agrees, lambda params, **options: Adan(params, lr=0.02, betas=(0.9, 0.8, 0.95), weight_decay=0.3, **options))

@@ -274,5 +274,5 @@ def test_numpy_variant_agrees(agree, rescale):
 @pytest.mark.parametrize(
     "more", [dict(), dict(bias_correction=False), dict(max_trust_ratio=0.7), dict(exclude_1d=False)], ids=["default", "raw", "limit", "all"]
 )
-def test_kernel_agrees(agree, more):
-    assert_kernel_agrees(agree, lambda params, **options: LAMB(params, lr=0.02, weight_decay=0.1, **more, **options))
+def test_kernel_agrees(kernel_agrees, more):
+    assert_kernel_agrees(kernel_agrees, lambda params, **options: LAMB(params, lr=0.02, weight_decay=0.1, **more, **options))

@@ -174,5 +174,5 @@ def test_numpy_variant_agrees(agree):
 
 
 @pytest.mark.interp
-def test_kernel_agrees(agree):
-    assert_kernel_agrees(agree, lambda params, **options: Lion(params, lr=0.02, weight_decay=0.1, maximize=True, **options))
+def test_kernel_agrees(kernel_agrees):
+    assert_kernel_agrees(kernel_agrees, lambda params, **options: Lion(params, lr=0.02, weight_decay=0.1, maximize=True, **options))

@@ -225,11 +225,11 @@ def test_numpy_variant_agrees(agree):
 
 
 @pytest.mark.interp
-def test_kernel_agrees(agree):
+def test_kernel_agrees(kernel_agrees):
     def build(params, **options):
         optimizer = SophiaG(params, lr=0.02, betas=(0.9, 0.8), rho=0.5, **options)
         torch.manual_seed(1)
         optimizer.update_hessian([torch.rand_like(p) - 0.1 for p in params])  # some curvature is negative
         return optimizer
 
-    assert_kernel_agrees(agree, build)
+    assert_kernel_agrees(kernel_agrees, build)

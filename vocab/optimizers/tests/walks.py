@@ -1,11 +1,9 @@
 """What tests of optimizers share: walks on gradients that depend on the weights and on the time, and on simple losses."""
 
-import pytest
 import torch
 from torch.nn import Parameter
 
 from vocab.kernels.dispatch import watch
-from vocab.kernels.interpret import interpreting
 
 SHAPES = ((5, 4), (3, 2, 6), (7,), ())
 
@@ -55,21 +53,20 @@ def assert_same_path(ours, theirs, steps=100, rtol=1e-10, atol=1e-12, shapes=SHA
     assert_same_steps(ours(one), theirs(two), one, two, steps, rtol, atol)
 
 
-def assert_kernel_agrees(agree, build, shapes=SHAPES, steps=3):
+def assert_kernel_agrees(kernel_agrees, build, shapes=SHAPES, steps=3):
     """The interpreted kernel and plain torch take the same steps, tensor by tensor and together; ``build(params, **options)``."""
-    pytest.importorskip("triton")
     for foreach in (False, True):
-        results = []
-        for backend in ("triton", "torch"):
+
+        def run(backend, foreach=foreach):
             params = layers(*shapes)
             optimizer = build(params, foreach=foreach, backend=backend)
-            with interpreting(), watch() as seen:
+            with watch() as launches:
                 for t in range(steps):
                     take(optimizer, params, t)
-            assert seen == [f"multi_tensor:{backend}"] * (steps if foreach else steps * len(params))
-            results.append([*params, *(x for p in params for x in optimizer.state[p].values() if isinstance(x, torch.Tensor))])
-        for ours, plain in zip(*results, strict=True):
-            agree(ours, plain, of="triton", rtol=1e-12, atol=1e-14)
+            assert len(launches) == (steps if foreach else steps * len(params))
+            return params, [x for p in params for x in optimizer.state[p].values() if isinstance(x, torch.Tensor)]
+
+        kernel_agrees("multi_tensor", run, atol=1e-14)
 
 
 def follow(build, gradients, start=0.0):

@@ -8,7 +8,6 @@ from torch.nn import functional as F
 from snippets.positional.alibi import bias as numpy_bias
 from snippets.positional.alibi import slopes as numpy_slopes
 from snippets.positional.alibi import weights as numpy_weights
-from vocab.kernels.dispatch import watch
 from vocab.kernels.interpret import interpreting
 from vocab.positional.alibi import ALiBiAttention, alibi_bias, alibi_slopes
 
@@ -148,26 +147,18 @@ def test_numpy_variant_agrees(agree, n_heads):
 
 
 @pytest.mark.parametrize("causal", [True, False])
-def test_both_backends_agree(agree, causal):
-    pytest.importorskip("triton")
-    attention = ALiBiAttention(8, 4, causal=causal).double()
-    x, upstream, found = torch.randn(2, 40, 8, dtype=torch.float64, requires_grad=True), torch.randn(2, 40, 8, dtype=torch.float64), []
-    for backend in ("triton", "torch"):
-        attention.backend = backend
-        with interpreting(), watch() as seen:
-            y = attention(x)
-            found.append((y, *torch.autograd.grad(y, (x, attention.q_proj.weight), upstream)))
-        assert seen == [f"attention:{backend}"]
-    for ours, theirs in zip(*found):
-        agree(ours, theirs, of="triton", rtol=1e-12, atol=1e-13)
+def test_both_backends_agree(kernel_agrees, causal):
+    attention, x = ALiBiAttention(8, 4, causal=causal).double(), torch.randn(2, 40, 8, dtype=torch.float64, requires_grad=True)
+    wanted = x, attention.q_proj.weight
+    kernel_agrees("attention", lambda _: attention(x), wanted, module=attention, atol=1e-13)
+    seen = torch.arange(40) >= torch.tensor([[7], [0]])  # the first text is padded on its left: seven queries may see nothing
+    kernel_agrees("attention", lambda _: attention(x, seen), wanted, module=attention, atol=1e-13)
 
 
-def test_the_kernel_refuses_a_padding_mask_and_dropout():
+def test_the_kernel_refuses_dropout():
     pytest.importorskip("triton")
     attention, x = ALiBiAttention(8, 2, dropout=0.5, backend="triton"), torch.zeros(1, 3, 8)
     with interpreting():
         with pytest.raises(RuntimeError, match="it has no dropout; backend='torch' computes the same"):
             attention(x)
-        with pytest.raises(RuntimeError, match="it has no padding mask; backend='torch' computes the same"):
-            attention.eval()(x, torch.ones(1, 3, dtype=torch.bool))
-        attention(x)
+        attention.eval()(x)

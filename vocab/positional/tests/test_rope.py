@@ -247,21 +247,11 @@ def test_conversion_rejects_what_is_not_made_of_heads():
     ("layout", "rotary_dim", "positions"),
     [("half", 8, None), ("half", 6, [[3, 4, 9], [0, 1, 2]]), ("interleaved", 8, [5, 90, 7]), ("interleaved", 4, [[3, 4, 9], [0, 1, 2]])],
 )
-def test_kernel_agrees(layout, rotary_dim, positions, agree):
-    pytest.importorskip("triton")
-    from vocab.kernels.dispatch import watch
-    from vocab.kernels.interpret import interpreting
-
-    inputs = [torch.randn(2, heads, 3, 8, dtype=D, requires_grad=True) for heads in (4, 2, 3)]
-    positions, found = None if positions is None else torch.tensor(positions), []
-    for backend in ("triton", "torch"):
-        rotary = RotaryEmbedding(8, base=50.0, rotary_dim=rotary_dim, layout=layout, scaling=lambda rate: 0.7 * rate, backend=backend)
-        with interpreting(), watch() as seen:
-            turned = *rotary(*inputs[:2], positions), rotary.rotate(inputs[2], positions)
-            found.append((*turned, *torch.autograd.grad([x.square().sum() + x[..., 0].sum() for x in turned], inputs)))
-        assert seen == [f"qk_norm_rope:{backend}"] * 2
-    for ours, plain in zip(*found, strict=True):
-        agree(ours, plain, of="triton", rtol=1e-12, atol=1e-14)
+def test_kernel_agrees(layout, rotary_dim, positions, kernel_agrees):
+    q, k, x = (torch.randn(2, heads, 3, 8, dtype=D, requires_grad=True) for heads in (4, 2, 3))
+    positions = None if positions is None else torch.tensor(positions)
+    rotary = RotaryEmbedding(8, base=50.0, rotary_dim=rotary_dim, layout=layout, scaling=lambda rate: 0.7 * rate)
+    kernel_agrees("qk_norm_rope", lambda _: (rotary(q, k, positions), rotary.rotate(x, positions)), (q, k, x), module=rotary, atol=1e-14)
 
 
 @pytest.mark.interp

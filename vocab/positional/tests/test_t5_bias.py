@@ -6,6 +6,7 @@ import torch
 
 from snippets.positional.t5_bias import bias as numpy_bias
 from snippets.positional.t5_bias import bucket as numpy_bucket
+from vocab.attention.flash import flash_attention
 from vocab.attention.scaled_dot_product import scaled_dot_product_attention
 from vocab.check import expect
 from vocab.positional.t5_bias import T5RelativeBias, relative_position_bucket
@@ -118,6 +119,19 @@ def test_t5_does_not_scale_its_scores_and_shares_the_first_layers_table():
     ours.load_state_dict({"weight": layer.relative_attention_bias.weight})
     out = scaled_dot_product_attention(q, k, v, attn_mask=ours(5), scale=1.0)
     torch.testing.assert_close(layer.o(out.transpose(1, 2).flatten(2)), layer(x)[0])
+
+
+@pytest.mark.oracle("scaled dot-product attention with the bias as its mask")
+def test_attention_in_tiles_takes_the_bias_and_trains_the_table():
+    bias = T5RelativeBias(2).double()
+    torch.nn.init.normal_(bias.weight)
+    q, k, v, upstream = torch.randn(4, 3, 2, 9, 5, dtype=torch.float64)
+    tiled = flash_attention(q, k, v, bias=bias(9), scale=1.0, block_q=4, block_k=2)
+    whole = scaled_dot_product_attention(q, k, v, attn_mask=bias(9), scale=1.0)
+    torch.testing.assert_close(tiled, whole)
+    ours, theirs = (torch.autograd.grad(out, bias.weight, upstream)[0] for out in (tiled, whole))
+    torch.testing.assert_close(ours, theirs)
+    assert (ours[:9].any(1)).all()  # distances 0 to 8 to the left
 
 
 @pytest.mark.parametrize(("settings", "message"), [

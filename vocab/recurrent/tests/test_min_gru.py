@@ -3,8 +3,6 @@ import pytest
 import torch
 
 from snippets.recurrent.min_gru import gates, scan
-from vocab.kernels.dispatch import watch
-from vocab.kernels.interpret import interpreting
 from vocab.recurrent.gru import GRU
 from vocab.recurrent.min_gru import MinGRU, MinLSTM, log_scan
 from vocab.state_space.parallel_scan import linear_scan
@@ -131,18 +129,10 @@ def test_numpy_variant_agrees(agree):
 @pytest.mark.parametrize("log_space", [True, False])
 @pytest.mark.parametrize("kind", [MinGRU, MinLSTM])
 @pytest.mark.parametrize("with_h0", [True, False])
-def test_kernel_agrees(agree, kind, log_space, with_h0):
-    pytest.importorskip("triton")
-    layer, x, results = kind(3, 4, log_space=log_space).double(), torch.randn(2, 9, 3, dtype=D, requires_grad=True), []
+def test_kernel_agrees(kernel_agrees, kind, log_space, with_h0):
+    layer, x = kind(3, 4, log_space=log_space).double(), torch.randn(2, 9, 3, dtype=D, requires_grad=True)
     inputs = [x, *([(torch.rand(2, 4, dtype=D) + 0.1).requires_grad_()] if with_h0 else [])]
-    weights = torch.randn(2, 9, 4, dtype=D), torch.randn(2, 4, dtype=D)
-    for layer.backend in ("triton", "torch"):
-        with interpreting(), watch() as seen:
-            outputs = layer(*inputs)
-            results.append((*outputs, *torch.autograd.grad(outputs, (layer.proj.weight, *inputs), weights)))
-        assert set(seen) == {f"scan:{layer.backend}"}
-    for ours, plain in zip(*results, strict=True):
-        agree(ours, plain, of="triton", rtol=1e-12, atol=1e-13)
+    kernel_agrees("scan", lambda _: layer(*inputs), (layer.proj.weight, *inputs), module=layer, atol=1e-13)
 
 
 def test_bad_states_and_shapes_say_which_and_why():

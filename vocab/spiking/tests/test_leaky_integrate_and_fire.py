@@ -5,8 +5,6 @@ import pytest
 import torch
 
 from snippets.spiking import leaky_integrate_and_fire as numpy_variant
-from vocab.kernels.dispatch import watch
-from vocab.kernels.interpret import interpreting
 from vocab.spiking.leaky_integrate_and_fire import LIF, firing_rate
 
 
@@ -220,20 +218,10 @@ def test_numpy_variant_agrees(agree, reset):
 @pytest.mark.parametrize(
     "constants", [dict(t_ref=2.0, v_rest=-0.1, v_reset=-0.2), dict(reset="subtract", surrogate="atan")], ids=["zero", "subtract"]
 )
-def test_kernel_agrees(agree, constants):
-    pytest.importorskip("triton")
-    current = torch.rand(25, 2, 3, dtype=torch.float64).requires_grad_()
-    results = []
-    for backend in ("triton", "torch"):
-        neuron = LIF(tau=5.0, R=3.0, **constants, backend=backend)
-        with interpreting(), watch() as seen:
-            spikes, v, (last, wait) = neuron(current, return_state=True)
-            grads = [torch.linspace(-1, 1, y.numel(), dtype=y.dtype).view(y.shape) for y in (spikes, v)]
-            results.append((spikes, v, last, wait, *torch.autograd.grad((spikes, v), current, grads)))
-        assert seen == [f"lif:{backend}"]
-    assert results[0][0].sum() > 10
-    for ours, plain in zip(*results, strict=True):
-        agree(ours, plain, of="triton", rtol=1e-12, atol=1e-12)
+def test_kernel_agrees(kernel_agrees, constants):
+    current, neuron = torch.rand(25, 2, 3, dtype=torch.float64).requires_grad_(), LIF(tau=5.0, R=3.0, **constants)
+    spikes, *_ = kernel_agrees("lif", lambda _: neuron(current, return_state=True), (current,), module=neuron, atol=1e-12)
+    assert spikes.sum() > 10
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,6 @@ import torch
 from torch.nn import functional as F
 
 from snippets.state_space.mamba import selective_scan as numpy_scan
-from vocab.kernels.dispatch import watch
-from vocab.kernels.interpret import interpreting
 from vocab.state_space.mamba import Mamba, MambaState, selective_scan
 
 
@@ -224,33 +222,19 @@ def test_numpy_variant_agrees(agree):
 @pytest.mark.interp
 @pytest.mark.parametrize("given", [5, 6, 7])
 @pytest.mark.parametrize("started", [False, True])
-def test_kernel_agrees(agree, given, started):
-    pytest.importorskip("triton")
+def test_kernel_agrees(kernel_agrees, given, started):
     inputs = [x.requires_grad_() for x in scan_inputs()[:given]]
     start = torch.randn(2, 3, 4).double().requires_grad_() if started else None
-    wanted, weights, results = [*inputs, *([start] if started else [])], (torch.randn(2, 3, 7).double(), torch.randn(2, 3, 4).double()), []
-    for backend in ("triton", "torch"):
-        with interpreting(), watch() as seen:
-            outputs = selective_scan(*inputs, state=start, return_state=True, backend=backend)
-            results.append((*outputs, *torch.autograd.grad(outputs, wanted, weights)))
-        assert seen[0] == f"selective_scan:{backend}"
-    for ours, plain in zip(*results, strict=True):
-        agree(ours, plain, of="triton", rtol=1e-12, atol=1e-13)
-    with interpreting():
-        agree(selective_scan(*inputs, state=start, backend="triton"), results[1][0], of="triton", rtol=1e-12, atol=1e-13)
+    wanted = [*inputs, *([start] if started else [])]
+    kernel_agrees("selective_scan", lambda b: selective_scan(*inputs, state=start, return_state=True, backend=b), wanted, atol=1e-13)
+    kernel_agrees("selective_scan", lambda b: selective_scan(*inputs, state=start, backend=b)[0], wanted, atol=1e-13)
 
 
 @pytest.mark.interp
-def test_layer_with_the_kernel_and_its_gradients_agree(agree):
-    pytest.importorskip("triton")
-    (mamba, (x,)), results = example(), []
-    for mamba.backend in ("triton", "torch"):
-        with interpreting():
-            y, state = mamba(x)
-            results.append((y, *state, *torch.autograd.grad(y.square().sum(), mamba.parameters())))
-    for ours, plain in zip(*results, strict=True):
-        agree(ours, plain, of="triton", rtol=1e-11, atol=1e-13)
-    assert Mamba(4).backend == "auto"
+def test_layer_with_the_kernel_and_its_gradients_agree(kernel_agrees):
+    mamba, (x,) = example()
+    assert mamba.backend == "auto"
+    kernel_agrees("selective_scan", lambda _: mamba(x), tuple(mamba.parameters()), module=mamba, rtol=1e-11, atol=1e-13)
 
 
 def test_numpy_variant_with_a_hold_integrates_the_input_over_each_step():

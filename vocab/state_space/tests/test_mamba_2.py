@@ -7,7 +7,6 @@ from torch.nn import functional as F
 
 from snippets.state_space import mamba_2 as numpy_variant
 from vocab.attention.linear import linear_attention
-from vocab.kernels.dispatch import watch
 from vocab.kernels.interpret import interpreting
 from vocab.state_space.mamba import MambaState, selective_scan
 from vocab.state_space.mamba_2 import Mamba2, decay_attention, decay_chunk, segment_sum, ssd
@@ -331,21 +330,11 @@ def test_a_start_state_decays_and_is_read():
 
 
 @pytest.mark.interp
-def test_kernel_agrees(agree):
-    pytest.importorskip("triton")
+def test_kernel_agrees(kernel_agrees):
     layer, (x,) = example()
     state = MambaState(torch.randn(2, 20, 2, dtype=D), torch.randn(2, 4, 3, 2, dtype=D))
     given = x.requires_grad_(), *(s.requires_grad_() for s in state), *layer.parameters()
-    results = []
-    for backend in ("triton", "torch"):
-        layer.backend = backend
-        with interpreting(), watch() as seen:
-            y, after = layer(x, state)
-            gradients = torch.autograd.grad(y.square().sum() + after.ssm.sum(), given)
-        assert f"linear_attention:{backend}" in seen
-        results.append((y, *after, *gradients))
-    for ours, plain in zip(*results, strict=True):
-        agree(ours, plain, of="triton", rtol=1e-12)
+    kernel_agrees("linear_attention", lambda _: layer(x, state), given, module=layer)
 
 
 @pytest.mark.interp

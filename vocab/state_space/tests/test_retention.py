@@ -7,7 +7,6 @@ from torch.nn import functional as F
 
 from snippets.state_space import retention as numpy_variant
 from vocab.attention.linear import linear_attention
-from vocab.kernels.dispatch import watch
 from vocab.kernels.interpret import interpreting
 from vocab.state_space.retention import MultiScaleRetention, RetentionState, decays, retention
 
@@ -268,21 +267,11 @@ def test_other_bad_input_says_what_is_allowed():
 
 @pytest.mark.interp
 @pytest.mark.parametrize("mode", ["parallel", "chunkwise"])
-def test_kernel_agrees(agree, mode):
-    pytest.importorskip("triton")
+def test_kernel_agrees(kernel_agrees, mode):
     layer, (x,) = example()
     memory = torch.randn(2, 2, 4, 8, dtype=D, requires_grad=True)
     given = x.requires_grad_(), memory, *layer.parameters()
-    results = []
-    for backend in ("triton", "torch"):
-        layer.backend = backend
-        with interpreting(), watch() as seen:
-            y, state = layer(x, mode, RetentionState(memory, 3))
-            gradients = torch.autograd.grad(y.square().sum() + state.memory.sum(), given)
-        assert f"linear_attention:{backend}" in seen
-        results.append((y, state.memory, *gradients))
-    for ours, plain in zip(*results, strict=True):
-        agree(ours, plain, of="triton", rtol=1e-12)
+    kernel_agrees("linear_attention", lambda _: layer(x, mode, RetentionState(memory, 3)), given, module=layer)
 
 
 def test_kernel_is_refused_step_by_step():
