@@ -90,7 +90,7 @@ def compiled(name: str, build: Build, *, ones: bool = False, **more):
     aligned = {(i,): [["tt.divisibility", 16]] for i, n in enumerate(names) if signature[n].startswith("*") or n in build.multiples and signature[n] != "constexpr"}
     constants = {(names.index(n),): value for n, value in constants.items()}
     source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=aligned)
-    options = {"num_warps": build.num_warps, "num_stages": build.num_stages, **more}
+    options = {"num_warps": build.num_warps, "num_stages": build.num_stages, "maxnreg": build.max_registers, **more}
     return triton.compile(source, target=GPUTarget(*HOPPER), options=options)
 
 

@@ -2,7 +2,8 @@
 
 A kernel that is wrong is not measured. Times come from CUDA graphs that walk through copies of the inputs larger than the
 L2 cache, so neither launches nor warm caches flatter anyone; what a launch costs the CPU, and what a call costs without a
-graph, are columns of their own. Appends one line of JSON a measurement to benchmarks/results/kernels.jsonl.
+graph, are columns of their own. Appends one line of JSON a measurement to benchmarks/results/kernels.jsonl. An operation
+whose advantage over the others shrank by more than a tenth since it was last measured on such a GPU is a failure.
 """
 
 from __future__ import annotations
@@ -21,11 +22,13 @@ from pathlib import Path
 import torch
 
 from vocab.kernels import specs
-from vocab.kernels.spec import POINTER, Build, Spec
+from vocab.kernels.spec import POINTER, Build, Spec, random
 
 RESULTS = Path(__file__).parent / "results" / "kernels.jsonl"
 CACHE = 3 * 60 * 2**20  # three times the L2 cache of an H200
 REPEATS = 7
+BAND = 0.9  # what may be left of an advantage before it counts as lost
+DEVICE = "cuda"
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
@@ -39,11 +42,12 @@ def main() -> int:
     machine = describe()
     limits = {"bandwidth": measure_bandwidth(), "flops": {name: measure_flops(dtype) for name, dtype in DTYPES.items()}}
     print(f"{machine['gpu']}: {limits['bandwidth'] / 1e12:.2f} TB/s copied, {limits['flops']['bfloat16'] / 1e12:.0f} bf16 TFLOP/s")
-    wrong = []
+    before, wrong = recorded(), []
     for spec in specs().values():
         if only in (None, spec.name):
             for dtype_name, dtype in DTYPES.items():
                 wrong += measure(spec, dtype_name, dtype, machine, limits)
+    wrong += lost(before, recorded()[len(before) :])
     for line in wrong:
         print(line, file=sys.stderr)
     return 1 if wrong else 0
@@ -69,18 +73,22 @@ def measure(spec: Spec, dtype_name: str, dtype: torch.dtype, machine: dict, limi
     wrong = []
     for shape, sizes in spec.shapes.items():
         torch.manual_seed(0)
-        inputs = spec.inputs(sizes, dtype, "cuda")
+        torch._dynamo.reset()  # every size is compiled for itself, as someone who always has this size would have it
+        inputs = spec.inputs(sizes, dtype, DEVICE)
         try:
             fault = gate(spec, inputs)
-        except RuntimeError as error:  # this dtype or width is refused, which is no fault
-            print(f"{spec.name} {shape} {dtype_name}: skipped, {error}")
+        except RuntimeError as error:
+            if "cannot run with backend='triton'" not in str(error):
+                raise
+            print(f"{spec.name} {shape} {dtype_name}: skipped, {error}")  # this dtype or width is refused, which is no fault
             continue
         if fault:
             wrong.append(f"{spec.name} {shape} {dtype_name} is not measured: {fault}")
             continue
+        runs = providers(spec)
         for direction in (*spec.directions, *(["both"] if len(spec.directions) > 1 else [])):
             found = {}
-            for provider, run in providers(spec).items():
+            for provider, run in runs.items():
                 try:
                     found[provider] = timed(run, inputs, direction)
                 except ImportError:
@@ -102,7 +110,9 @@ def measure(spec: Spec, dtype_name: str, dtype: torch.dtype, machine: dict, limi
                     **machine,
                 }  # fmt: skip
                 if provider != "triton" and "triton" in found:
-                    record["ratio"] = round(result["p50_ms"] / found["triton"]["p50_ms"], 3)
+                    # Like with like: what cannot be recorded into a graph is compared with the kernel outside of one.
+                    timing = "p50_ms" if result["graph"] and found["triton"]["graph"] else "no_graph_p50_ms"
+                    record["ratio"] = round(result[timing] / found["triton"][timing], 3)
                 append(record)
                 show(record)
     return wrong
@@ -123,7 +133,7 @@ def providers(spec: Spec) -> dict[str, Callable]:
     def eager(*x):
         return spec.run(*x, backend="torch")
 
-    compiled = torch.compile(eager, fullgraph=True)
+    compiled = torch.compile(eager, fullgraph=True, dynamic=False)
     return {"triton": lambda *x: spec.run(*x, backend="triton"), "eager": eager, "compile": compiled, **spec.baselines}
 
 
@@ -132,18 +142,33 @@ def tensors(result) -> list[torch.Tensor]:
 
 
 def gate(spec: Spec, inputs: tuple) -> str | None:
-    """What is wrong with the kernel on these inputs, compared with plain torch in float64."""
-    wide = [x.detach().double() if x.is_floating_point() else x for x in inputs]
-    with torch.no_grad():
-        truth = tensors(spec.run(*wide, backend="torch"))
-        found = {b: tensors(spec.run(*inputs, backend=b)) for b in ("triton", "torch")}
-    for i, (ours, plain, exact) in enumerate(zip(found["triton"], found["torch"], truth, strict=True)):
+    """What is wrong with the kernel's results and gradients on these inputs, compared with plain torch in float64."""
+    wide = [x.detach().double().requires_grad_(x.requires_grad) if x.is_floating_point() else x for x in inputs]
+    try:
+        truth = everything(spec, wide, "torch", inputs[0].dtype)
+        found = {b: everything(spec, inputs, b, inputs[0].dtype) for b in ("triton", "torch")}
+    except torch.OutOfMemoryError:
+        return "the comparison in float64 does not fit the memory"
+    for (name, exact), (_, ours), (_, plain) in zip(truth, found["triton"], found["torch"], strict=True):
         if not exact.is_floating_point():
             continue  # of two equally close rows either is right: their distances are compared
         error, theirs = (((y.double() - exact).norm() / exact.norm()).item() for y in (ours, plain))
         if not error <= 3 * theirs + 1e-5:
-            return f"result {i} is off by {error:.2g}, plain torch by {theirs:.2g}"
+            return f"{name} is off by {error:.2g}, plain torch by {theirs:.2g}"
     return None
+
+
+def everything(spec: Spec, inputs: list[torch.Tensor], backend: str, dtype: torch.dtype) -> list[tuple[str, torch.Tensor]]:
+    """Results and, where rounding changes them by little, gradients for the same random upstream, rounded to ``dtype``."""
+    found = tensors(spec.run(*inputs, backend=backend))
+    named = [(f"result {i}", y.detach()) for i, y in enumerate(found)]
+    wanted, floats = [x for x in inputs if x.requires_grad], [y for y in found if y.requires_grad]
+    if spec.smooth and floats:
+        torch.manual_seed(1)
+        upstream = [random(y.shape, dtype, y.device).to(y.dtype) for y in floats]
+        gradients = torch.autograd.grad(floats, wanted, upstream, allow_unused=True)
+        named += [(f"gradient {i}", g) for i, g in enumerate(gradients) if g is not None]
+    return named
 
 
 def timed(run: Callable, inputs: tuple, direction: str) -> dict:
@@ -165,14 +190,20 @@ def timed(run: Callable, inputs: tuple, direction: str) -> dict:
         launch = (time.perf_counter() - start) / len(calls)
         torch.cuda.synchronize()
         wall = quantiles(lambda: [call() for call in calls], len(calls))
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, stream=stream):
-        for call in calls:
-            call()
-    first, second = (quantiles(graph.replay, len(calls)) for _ in range(2))
+    graph, replay = torch.cuda.CUDAGraph(), None
+    try:
+        with torch.cuda.graph(graph, stream=stream):
+            for call in calls:
+                call()
+        replay = graph.replay
+    except RuntimeError as error:  # it asks the GPU for a number on its way
+        print(f"measured without a graph: {str(error).splitlines()[0]}")
+        torch.cuda.synchronize()
+    with torch.cuda.stream(stream):
+        first, second = (quantiles(replay or (lambda: [call() for call in calls]), len(calls)) for _ in range(2))
     return {
         "p20_ms": first[0], "p50_ms": first[1], "p80_ms": first[2], "repeats": REPEATS, "spread": round(abs(first[1] / second[1] - 1), 3),
-        "no_graph_p50_ms": wall[1], "launch_us": round(launch * 1e6, 1), "peak_mib": round(peak / 2**20, 1),
+        "graph": replay is not None, "no_graph_p50_ms": wall[1], "launch_us": round(launch * 1e6, 1), "peak_mib": round(peak / 2**20, 1),
         "copies": len(copies),
     }  # fmt: skip
 
@@ -233,6 +264,23 @@ def measure_flops(dtype: torch.dtype) -> float:
     """Operations a second of a large matrix product; float32 without TF32, as the kernels compute it."""
     a = torch.randn(8192, 8192, device="cuda").to(dtype)
     return 2 * 8192**3 / (quantiles(lambda: a @ a, 1)[1] / 1e3)
+
+
+def recorded() -> list[dict]:
+    return [json.loads(line) for line in RESULTS.read_text(encoding="utf-8").splitlines()] if RESULTS.exists() else []
+
+
+def lost(before: list[dict], now: list[dict]) -> list[str]:
+    """The operations whose geometric mean advantage fell out of the band, against the last measurement of the same on such a GPU."""
+    names = ("op", "shape", "dtype", "direction", "provider", "gpu")
+    old = {tuple(r[n] for n in names): r["ratio"] for r in before if "ratio" in r}
+    changes: dict[str, list[float]] = {}
+    for r in now:
+        key = tuple(r[n] for n in names)
+        if "ratio" in r and key in old:
+            changes.setdefault(r["op"], []).append(r["ratio"] / old[key])
+    means = {op: statistics.geometric_mean(found) for op, found in changes.items()}
+    return [f"{op} kept {mean:.0%} of its advantage over {len(changes[op])} measurements" for op, mean in means.items() if mean < BAND]
 
 
 def append(record: dict) -> None:

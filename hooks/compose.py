@@ -191,13 +191,12 @@ def triton_functions(path: Path) -> str:
 
 def measured(op: str, root: Path) -> str:
     """A table of the newest benchmark records of a kernel: its time, and how much longer each other implementation takes."""
-    records = [r for r in _records(root, "kernels") if r["op"] == op]
+    records = _newest(root, op)
     if not records:
         return "Speed: not measured on a GPU yet (`./dev bench kernels` does it)."
-    newest = max(r["date"] for r in records)
     rows: dict[tuple, dict[str, dict]] = {}
     for r in records:
-        if r["date"] == newest and r["direction"] != "backward":  # forward, and both together
+        if r["direction"] != "backward":  # forward, and both together
             rows.setdefault((r["shape"], r["dtype"], r["direction"]), {})[r["provider"]] = r
     others = list(dict.fromkeys(name for found in rows.values() for name in found if name != "triton"))
     head = ["shape", "dtype", "direction", "kernel (ms)", "of the bandwidth", *(f"{name}, times as long" for name in others)]
@@ -208,7 +207,7 @@ def measured(op: str, root: Path) -> str:
         body.append("| " + " | ".join(map(str, cells)) + " |")
     first = records[-1]
     table = "| " + " | ".join(head) + " |\n|" + "---|" * len(head) + "\n" + "\n".join(body)
-    return f"Measured on {first['gpu']}, torch {first['torch']}, Triton {first['triton']}, {newest}.\n\n{table}"
+    return f"Measured on {first['gpu']}, torch {first['torch']}, Triton {first['triton']}, {first['date']}.\n\n{table}"
 
 
 def compiled(op: str, root: Path) -> str:
@@ -353,12 +352,18 @@ def kernels_table(site: Site) -> str:
         path = file.relative_to(site.root).as_posix()
         used = ", ".join(f"[{p.matter.title}](entry:{p.entry.name})" for p in site.pages.values() if file in p.entry.kernels)
         configurations = sum(r["op"] == file.stem for r in _records(site.root, "sm_90"))
-        own = [r for r in _records(site.root, "kernels") if r["op"] == file.stem and r["provider"] == "eager" and "ratio" in r]
-        measured = f"{min(r['ratio'] for r in own):.2f} to {max(r['ratio'] for r in own):.2f} of PyTorch" if own else "not measured"
+        own = [r["ratio"] for r in _newest(site.root, file.stem) if r["provider"] == "eager" and "ratio" in r]
+        measured = f"{min(own):.2f} to {max(own):.2f} times as fast as PyTorch" if own else "not measured"
         cells = (f'<a href="../../assets/sources/{path}"><code>{file.stem}</code></a>', summary, used or "–",
                  str(configurations or "of another operation"), measured)  # fmt: skip
         rows.append("| " + " | ".join(cells) + " |")
     return "| operation | what it does | entries | stored configurations | speed |\n|---|---|---|---|---|\n" + "\n".join(rows)
+
+
+def _newest(root: Path, op: str) -> list[dict]:
+    """The benchmark records of a kernel from the last day on which it was measured."""
+    records = [r for r in _records(root, "kernels") if r["op"] == op]
+    return [r for r in records if r["date"] == max(r["date"] for r in records)]
 
 
 def _records(root: Path, name: str) -> list[dict]:

@@ -240,8 +240,9 @@ def test_the_table_of_kernels_names_who_uses_them_and_says_what_was_not_measured
     assert "<code>scan</code></a> | Walks once. | [Thing](entry:family/thing) | of another operation | not measured |" in table and "helper" not in table
     path = root / "benchmarks/results/kernels.jsonl"
     path.parent.mkdir(parents=True)
-    path.write_text("\n".join(json.dumps({"op": "scan", "provider": "eager", "ratio": r}) for r in (0.5, 2.25)) + "\n")
-    assert "| 0.50 to 2.25 of PyTorch |" in compose.kernels_table(read_site(root))
+    measured = ((0.1, "2026-01-01"), (0.5, "2026-02-02"), (2.25, "2026-02-02"))
+    path.write_text("\n".join(json.dumps({"op": "scan", "provider": "eager", "ratio": r, "date": day}) for r, day in measured) + "\n")
+    assert "| 0.50 to 2.25 times as fast as PyTorch |" in compose.kernels_table(read_site(root))
 
 
 def test_a_kernel_to_come_is_announced(root):

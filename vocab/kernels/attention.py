@@ -25,24 +25,26 @@ WORTHWHILE = 2**22
 WIDEST = 128
 BLOCK = 64  # of queries and of keys in a block table
 FAR = 2**30  # a window without an end
+MOST = 255  # registers that a thread can have
 # Kernel and what it works on -> for heads up to 64 and up to 128 wide: (queries a tile, keys a tile, warps, stages), chosen so that
 # nothing spills on sm_90. A block table allows tiles of 64 at most, and a bias takes as many registers as the scores; products in
-# float32 use no tensor cores, but many registers.
+# float32 use no tensor cores, but many registers: unless it is told that it may use all, the assembler spills some to fit in more programs.
+# (One case is left: 16 bytes of a thread in the queries' gradient, in float32, wider than 64, with a bias or a softcap and no window.)
 CONFIGS = {
     ("forward", "dense"): {64: (128, 64, 8, 3), 128: (128, 64, 8, 3)},
     ("forward", "blocks"): {64: (64, 64, 4, 3), 128: (64, 64, 8, 2)},
     ("forward", "bias"): {64: (64, 64, 4, 3), 128: (64, 32, 8, 2)},
-    ("forward", "float32"): {64: (32, 32, 4, 1), 128: (16, 32, 8, 1)},
+    ("forward", "float32"): {64: (32, 32, 8, 1), 128: (16, 16, 8, 1)},
     ("queries", "dense"): {64: (128, 64, 8, 2), 128: (128, 64, 8, 2)},
     ("queries", "blocks"): {64: (64, 64, 4, 2), 128: (64, 64, 8, 2)},
     ("queries", "bias"): {64: (64, 64, 4, 2), 128: (64, 32, 8, 2)},
     ("queries", "float32"): {64: (32, 32, 8, 1), 128: (16, 16, 8, 1)},
     ("keys", "dense"): {64: (32, 128, 8, 2), 128: (32, 64, 8, 2)},
     ("keys", "blocks"): {64: (32, 64, 4, 2), 128: (32, 64, 8, 3)},
-    ("keys", "bias"): {64: (32, 64, 4, 2), 128: (32, 64, 8, 3)},
-    ("keys", "float32"): {64: (32, 32, 8, 1), 128: (16, 16, 8, 1)},
+    ("keys", "bias"): {64: (32, 64, 4, 1), 128: (16, 64, 8, 3)},
+    ("keys", "float32"): {64: (16, 32, 8, 1), 128: (16, 16, 8, 1)},
     ("bias", "bias"): {64: (64, 64, 8, 2), 128: (64, 64, 8, 2)},
-    ("bias", "float32"): {64: (32, 32, 4, 1), 128: (16, 32, 8, 1)},
+    ("bias", "float32"): {64: (32, 32, 4, 1), 128: (32, 32, 8, 1)},
 }
 
 
@@ -296,6 +298,7 @@ def _settings(config, q, k, slopes, bias, blocks, tiles, before, after, scale, s
         tiles=None if tiles is None else tiles.contiguous(), T=T, S=S, H=H, G=G, D=D, before=before, after=after, scale=scale,
         softcap=softcap, BAND=min(before, after) < FAR, CAP=softcap > 0, ACC=accumulate_in(q.dtype), BLOCK_Q=block_q, BLOCK_K=block_k,
         BLOCK_D=block_d, STAGES=stages, num_warps=warps,
+        maxnreg=MOST if q.dtype.itemsize > 2 else None,
     )  # fmt: skip
 
 
@@ -441,7 +444,8 @@ def attention(
 ) -> tuple[Tensor, Tensor]:
     """Softmax attention of T queries, the last of as many tokens as there are keys, or of tokens beyond them.
 
-    The kernel reads q, k and v where the heads of a token lie side by side, as a projection leaves them, and copies them if they do not.
+    The kernel reads q, k and v where the heads of a token lie side by side, as a projection leaves them, and copies them if they do not, or
+    if their width is no multiple of 16.
     Sums are kept in float32 (float64 for float64). A query that sees no key gets zeros.
 
     Args:
@@ -489,8 +493,11 @@ def applies(
 
 def fused(q: Tensor, k: Tensor, v: Tensor, **options) -> tuple[Tensor, Tensor]:
     """``attention`` by the kernel, whatever the size."""
-    out, lse = _Attention.apply(*(x.transpose(1, 2) for x in (q, k, v)), *_arguments(q, k, **options))
-    return out.transpose(1, 2), lse
+    side_by_side, width = [x.transpose(1, 2) for x in (q, k, v)], q.shape[3]
+    if width % 16:  # zeros change no product, and rows that begin at multiples of 16 are read many numbers at a time
+        side_by_side = [F.pad(x, (0, -width % 16)) for x in side_by_side]
+    out, lse = _Attention.apply(*side_by_side, *_arguments(q, k, **options))
+    return out[..., :width].transpose(1, 2), lse
 
 
 def reference(q: Tensor, k: Tensor, v: Tensor, **options) -> tuple[Tensor, Tensor]:
@@ -661,7 +668,8 @@ def _builds():
                     "BLOCK_Q": block_q, "BLOCK_K": block_k, "BLOCK_D": block_d, "STAGES": stages,
                 }  # fmt: skip
                 cores, given = "" if sort == "float32" else "wgmma", "bias" if sort == "bias" else ""
-                yield Build(f"_{kernel}_kernel", signature, constants, warps, 1, cores, multiples=("T", "S", "D", "bias_row"), given=given, at=at)
+                most = MOST if sort == "float32" else None
+                yield Build(f"_{kernel}_kernel", signature, constants, warps, 1, cores, ("D",), given, most, at)
 
 
 LONG = (

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from vocab.kernels.dispatch import accumulate_in, accumulator, jit, register, tl, triton, use_triton
 from vocab.kernels.spec import POINTER, Build, Cost, Spec, random
@@ -91,6 +92,9 @@ def _unit(x: Tensor, eps: float) -> Tensor:
 def _launch(x, a, b, c, steps, eps):
     if not x.numel():
         return _fake(x, a, b, c, steps, eps)
+    _, rows, columns = x.shape
+    if rows % 16 or columns % 16:  # zeros stay zeros, and rows that begin at multiples of 16 are read many numbers at a time
+        x = F.pad(x, (0, -columns % 16, 0, -rows % 16))
     y = _unit(x.contiguous(), eps)
     tall = y.shape[1] > y.shape[2]
     n = min(y.shape[1:])
@@ -99,7 +103,7 @@ def _launch(x, a, b, c, steps, eps):
         _symmetric(y.mT if tall else y, gram)
         _symmetric(gram, mixed, c, gram, b)
         y = torch.baddbmm(y, y, mixed, beta=a) if tall else torch.baddbmm(y, mixed, y, beta=a)
-    return y
+    return y[:, :rows, :columns].contiguous()
 
 
 def _fake(x, a, b, c, steps, eps):

@@ -22,7 +22,7 @@ __all__ = ["SPEC", "applies", "fused", "reference", "scan"]
 
 # Fewer steps than this are not worth a launch. Provisional until measured here.
 WORTHWHILE_STEPS = 8
-# Chunks are made until so many recurrences run side by side: about the threads that an H200 holds.
+# Chunks are made until so many recurrences run side by side: half of the threads that an H200 holds, 132 times 2,048.
 PARALLEL = 2**17
 SHORTEST = 8  # steps of a chunk; a multiple of all STEPS
 # Whether time is innermost -> (channels, steps at once, warps, stages). If so, a thread reads several steps of its own channel at once.

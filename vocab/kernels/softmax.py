@@ -406,6 +406,6 @@ SPEC = Spec(
     baselines={"divide, masked_fill, F.softmax": _three_passes, "liger": _liger},
     targets={"eager": {"16384 x 8192": 1.8, "4096 x 65536": 1.8}, "compile": {"16384 x 8192": 1.2, "4096 x 65536": 1.2}},
     builds=tuple(_builds()) if triton else (),
-    gpu=tuple({"rows": n, "columns": d} for n, d in ((1, 1), (63, 65), (300, 1000), (17, 4095), (33, 16_384))),
+    gpu=tuple({"rows": n, "columns": d} for n, d in ((1, 1), (63, 65), (300, 1000), (17, 4095), (33, 16_384), (5, 40_000))),
     operators=("softmax_forward", "softmax_backward"),
 )

@@ -28,6 +28,7 @@ class Build:
             tiles of 64 rows or more, or the older ones.
         multiples: Integer arguments that are multiples of 16 in the sizes this is for: Triton then reads several numbers at a time.
         given: Which optional argument is given, where blocks and flags do not tell two configurations apart.
+        max_registers: What a thread may use, where the launch says it.
         at: Whether the launcher takes this configuration for given sizes.
     """
 
@@ -39,6 +40,7 @@ class Build:
     tensor_cores: str = ""
     multiples: tuple[str, ...] = ()
     given: str = ""
+    max_registers: int | None = None
     at: Callable[[Mapping[str, int]], bool] = field(default=lambda sizes: True, compare=False)
 
 

@@ -138,6 +138,16 @@ def results(spec, inputs, variant, backend):
     return *found, *(torch.zeros_like(x) if g is None else g for x, g in zip(wanted, gradients))
 
 
+@contextmanager
+def unless_refused():
+    """Goes on where the kernel says that it cannot run with these sizes and this dtype."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "cannot run with backend='triton'" not in str(error):
+            raise
+
+
 def relative(ours, reference):
     """L2 norm of the difference over that of the reference; NaN anywhere counts as infinitely wrong."""
     assert ours.shape == reference.shape and ours.dtype == reference.dtype

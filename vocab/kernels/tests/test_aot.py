@@ -4,9 +4,11 @@ import json
 import re
 
 import pytest
+import torch
 
 from benchmarks import gate
-from vocab.kernels import specs
+from vocab.kernels import dispatch, specs
+from vocab.kernels.tests.harness import results, unless_refused
 
 triton = pytest.importorskip("triton", reason="Triton is not installed")
 
@@ -63,3 +65,50 @@ def test_compiles_when_a_size_is_one(name, build):
 def test_the_gate_sees_spilled_registers():
     name, build = next(p.values for p in KERNELS if p.values[0] == "rms_norm")
     assert gate.resources(gate.compiled(name, build, maxnreg=24).asm["cubin"])["STACK"] > 0
+
+
+class _NoGPU:
+    """What Triton's launcher asks of a driver, for a Hopper GPU that runs nothing: all but the last step of a launch is the real one."""
+
+    def __init__(self):
+        self.launched, self.utils = [], self
+
+    def get_current_target(self):
+        from triton.backends.compiler import GPUTarget
+
+        return GPUTarget(*gate.HOPPER)
+
+    def get_current_device(self):
+        return "none"  # a place of its own among what is compiled
+
+    def get_current_stream(self, device):
+        return 0
+
+    def get_device_properties(self, device):
+        return {"max_shared_mem": SHARED_MEMORY}
+
+    def load_binary(self, name, binary, shared, device):
+        return None, name, 0, 0, 1024  # module, function, registers, spills, threads at most
+
+    def launcher_cls(self, source, metadata):
+        return lambda x, y, z, stream, function, *rest: self.launched.append((function, (x, y, z)))
+
+
+@pytest.mark.aot
+@pytest.mark.parametrize("name", [s.name for s in specs().values()])
+def test_every_launch_binds_specializes_and_compiles_as_on_a_gpu(name, monkeypatch):
+    """The interpreter takes arguments that the compiler refuses. Sizes and strides are here the odd ones of the tests."""
+    from triton.runtime.driver import driver
+
+    gpu, spec = _NoGPU(), specs()[name]
+    monkeypatch.setattr(driver, "_active", gpu)
+    monkeypatch.setattr(dispatch, "interpreted", True)  # operators launch for CPU tensors, but what they launch is not interpreted
+    kernels, seen = {b.kernel for b in spec.builds}, set()
+    for sizes in (spec.probe, *spec.gpu):  # the others where the first does not need all kernels
+        if not seen or kernels - seen:
+            for variant in spec.variants:
+                with unless_refused():
+                    results(spec, spec.inputs(sizes, torch.bfloat16, "cpu"), variant, "triton")
+            seen = {function for function, _ in gpu.launched}
+    assert seen and not kernels - seen
+    assert all(0 < x < 2**31 and 0 < y < 2**16 and 0 < z < 2**16 for _, (x, y, z) in gpu.launched)

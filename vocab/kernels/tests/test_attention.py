@@ -258,7 +258,7 @@ def test_a_nan_reaches_the_queries_that_see_it_and_no_others():
 
 @pytest.mark.interp
 def test_heads_side_by_side_as_a_projection_leaves_them_are_not_copied(monkeypatch):
-    q, k, v = (torch.randn(1, n, 2, 4, dtype=D).transpose(1, 2) for n in (3, 5, 5))
+    q, k, v = (torch.randn(1, n, 2, 16, dtype=D).transpose(1, 2) for n in (3, 5, 5))
     copied = []
     contiguous = torch.Tensor.contiguous
     monkeypatch.setattr(torch.Tensor, "contiguous", lambda x: copied.append(not x.is_contiguous()) or contiguous(x))

@@ -36,6 +36,57 @@ def test_gate_lets_the_kernel_pass_and_stops_a_wrong_one(name):
         assert "is off by" in bench.gate(dataclasses.replace(spec, run=wrong), inputs)
 
 
+@pytest.mark.interp
+@pytest.mark.parametrize("name", [n for n in NAMES if "backward" in SPECS[n].directions and SPECS[n].smooth])
+def test_gate_stops_a_wrong_gradient(name):
+    spec = SPECS[name]
+
+    def wrong(*x, backend):
+        found = outputs(spec, x, backend=backend)
+        for y in found:
+            if y.requires_grad and backend == "triton":
+                y.register_hook(lambda g: g * 1.001)
+        return found
+
+    with interpreting():
+        assert "gradient" in bench.gate(dataclasses.replace(spec, run=wrong), spec.inputs(spec.probe, torch.float32, "cpu"))
+
+
+@pytest.mark.interp
+@pytest.mark.parametrize("name", NAMES)
+def test_measures_every_provider_in_every_direction_and_leaves_out_what_is_wrong(name, monkeypatch, tmp_path):
+    """The whole way but for the clock, which needs a GPU: plain torch, compiled or not, takes 3 times as long as the kernel."""
+    spec = SPECS[name]
+    asked = []
+
+    def timed(run, inputs, direction):
+        asked.append((run, direction))
+        slow, graph = (3.0, True) if run.__name__ == "eager" else (1.0, run.__name__ != "_sdpa")
+        return {"p50_ms": slow, "p20_ms": slow, "p80_ms": slow, "spread": 0.0, "graph": graph, "no_graph_p50_ms": 2 * slow, "launch_us": 1.0}
+
+    monkeypatch.setattr(bench, "timed", timed)
+    monkeypatch.setattr(bench, "DEVICE", "cpu")
+    monkeypatch.setattr(bench, "RESULTS", tmp_path / "kernels.jsonl")
+    machine, limits = {"gpu": "none", "date": "2026-01-01"}, {"bandwidth": 1e9, "flops": {"float32": 1e9}}
+    small = dataclasses.replace(spec, shapes={"probe": spec.probe})
+    with interpreting():
+        assert bench.measure(small, "float32", torch.float32, machine, limits) == []
+        directions = [*spec.directions, *(["both"] if len(spec.directions) > 1 else [])]
+        assert [(r["provider"], r["direction"]) for r in bench.recorded()] == [(p, d) for d in directions for p in bench.providers(spec)]
+        assert all(r["ratio"] == (3.0 if r["provider"] in ("eager", "compile") else 1.0) for r in bench.recorded() if r["provider"] != "triton")
+        broken = dataclasses.replace(small, run=lambda *x, backend: tuple(2 * y if backend == "triton" else y for y in outputs(spec, x, backend=backend)))
+        assert "is not measured" in bench.measure(broken, "float32", torch.float32, machine, limits)[0]
+    assert len(bench.recorded()) == len(asked)
+
+
+def test_an_advantage_that_shrank_by_more_than_a_tenth_is_reported():
+    row = {"op": "scan", "shape": "long", "dtype": "bfloat16", "direction": "forward", "provider": "eager", "gpu": "H200", "ratio": 4.0}
+    before = [{**row, "ratio": 9.0}, row, {**row, "shape": "short"}, {**row, "op": "other"}, {**row, "provider": "triton", "ratio": 1.0}]
+    now = [{**row, "ratio": 3.0}, {**row, "shape": "short", "ratio": 3.9}, {**row, "op": "other", "ratio": 3.7}, {**row, "op": "new", "ratio": 0.1}]
+    assert bench.lost(before, now) == ["scan kept 86% of its advantage over 2 measurements"]  # the root of 0.75 times 0.975
+    assert bench.lost(before, [{**r, "gpu": "another"} for r in now]) == [] and bench.lost([], now) == []
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_every_provider_that_is_installed_computes_the_same(name):
     """A baseline that computes something else would make its ratio worthless."""

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from vocab.kernels.tests.harness import DTYPES, SPECS, outputs, relative, results
+from vocab.kernels.tests.harness import DTYPES, SPECS, outputs, relative, results, unless_refused
 
 pytestmark = pytest.mark.gpu
 NAMES = sorted(SPECS)
@@ -14,17 +14,17 @@ SMOOTH = [(name, sizes) for name in NAMES if SPECS[name].smooth for sizes in SPE
 @pytest.mark.parametrize(("name", "sizes"), SMOOTH)
 def test_at_most_twice_as_wrong_as_torch_in_the_same_dtype(name, sizes, dtype):
     """Three times for gradients, which are sums of more terms."""
-    spec = SPECS[name]
+    spec, compared = SPECS[name], 0
     for variant in spec.variants:
         inputs = spec.inputs(sizes, dtype, "cuda")
         wide = [x.detach().double().requires_grad_(x.requires_grad) if x.is_floating_point() else x for x in inputs]
-        exact = results(spec, wide, variant, "torch")
-        try:
+        kernel = None
+        with unless_refused():
             kernel = results(spec, inputs, variant, "triton")
-        except RuntimeError as error:
-            if "cannot run with backend='triton'" not in str(error):
-                raise
-            pytest.skip(f"needs CUDA registers or shared memory that this size and dtype do not fit: {error}")
+        if kernel is None:
+            continue
+        compared += 1
+        exact = results(spec, wide, variant, "torch")
         plain = results(spec, inputs, variant, "torch")
         forward = len(outputs(spec, inputs, **variant, backend="torch"))
         for i, (ours, theirs, truth) in enumerate(zip(kernel, plain, exact, strict=True)):
@@ -33,6 +33,8 @@ def test_at_most_twice_as_wrong_as_torch_in_the_same_dtype(name, sizes, dtype):
                 continue
             allowed = (2 if i < forward else 3) * relative(theirs.double(), truth) + torch.finfo(dtype).eps / 4
             assert relative(ours.double(), truth) <= allowed, (i, variant)
+    if not compared:
+        pytest.skip("needs CUDA registers or shared memory that this size and dtype do not fit")
 
 
 @pytest.mark.parametrize("name", NAMES)
