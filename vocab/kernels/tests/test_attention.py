@@ -309,3 +309,21 @@ def test_past_two_to_the_31_numbers():
     torch.testing.assert_close(out[:, :, -9:].float(), expected[:, :, -9:], rtol=2e-2, atol=2e-2)
     for ours, theirs in zip(gradients, torch.autograd.grad(expected.sum(), last)):
         torch.testing.assert_close(ours[:, -8:].float(), theirs[:, -8:], rtol=5e-2, atol=5e-2)
+
+
+@pytest.mark.gpu
+def test_a_bias_of_more_than_two_to_the_31_numbers():
+    free_memory_or_skip(30)
+    T = 33_000  # two heads
+    q, k, v = (torch.randn(1, 2, T, 16, device="cuda").bfloat16() for _ in range(3))
+    bias = torch.zeros(1, 2, T, T, dtype=torch.bfloat16, device="cuda")
+    bias[:, :, -16:] = torch.randn(1, 2, 16, T, device="cuda")
+    bias.requires_grad_()
+    out, _ = attention(q, k, v, bias=bias, backend="triton")
+    (gradient,) = torch.autograd.grad(out[:, :, -16:].sum(), bias)
+    last = bias.detach()[:, :, -16:].float().requires_grad_()
+    expected, _ = reference(q[:, :, -16:].float(), k.float(), v.float(), bias=last)
+    torch.testing.assert_close(out[:, :, -16:].float(), expected, rtol=2e-2, atol=2e-2)
+    (wanted,) = torch.autograd.grad(expected.sum(), last)
+    assert (gradient[:, :, -16:].float() - wanted).norm() <= 2e-2 * wanted.norm()
+    assert not gradient[:, :, :-16].any()
