@@ -29,7 +29,7 @@ MOST = 255  # registers that a thread can have
 # Kernel and what it works on -> for heads up to 64 and up to 128 wide: (queries a tile, keys a tile, warps, stages), chosen so that
 # nothing spills on sm_90. A block table allows tiles of 64 at most, and a bias takes as many registers as the scores; products in
 # float32 use no tensor cores, but many registers: unless it is told that it may use all, the assembler spills some to fit in more programs.
-# (One case is left: 16 bytes of a thread in the queries' gradient, in float32, wider than 64, with a bias or a softcap and no window.)
+# (Left are 8 or 16 bytes of a thread in the queries' gradient, in float32 and wider than 64, with some options.)
 CONFIGS = {
     ("forward", "dense"): {64: (128, 64, 8, 3), 128: (128, 64, 8, 3)},
     ("forward", "blocks"): {64: (64, 64, 4, 3), 128: (64, 64, 8, 2)},
