@@ -59,9 +59,9 @@ def _exponential_below_zero(x: Tensor, alpha: float, scale: float) -> Tensor:
     expect("x", x, "...")
     _check(alpha)
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
-    # Both branches of where are computed, and both send a gradient back. Without the clamp a large positive x would
-    # overflow in the branch that is not used: infinity times zero is NaN.
-    below = alpha * torch.expm1(wide.clamp(max=0) / scale)
+    # Both branches of where are computed, and both send a gradient back. Without the zeros a large positive x would
+    # overflow in the branch that is not used: infinity times zero is NaN. (Clamp has no gradient at 0 since PyTorch 2.14.)
+    below = alpha * torch.expm1(wide.masked_fill(wide > 0, 0.0) / scale)
     return torch.where(wide > 0, wide, below).to(x.dtype)
 
 

@@ -68,5 +68,5 @@ def hardtanh(x: Tensor, min_val: float = -1.0, max_val: float = 1.0) -> Tensor:
     expect("x", x, "...")
     if not min_val < max_val:
         raise ValueError(f"min_val={min_val} is not below max_val={max_val}")
-    # Not clamp: that lets the gradient through where x equals an end.
+    # Not clamp: up to PyTorch 2.13 that lets the gradient through where x equals an end.
     return x.masked_fill(x <= min_val, min_val).masked_fill(x >= max_val, max_val)

@@ -298,8 +298,9 @@ def reference(
     """The same in plain torch."""
     dtype = gate.dtype
     g, u = (None if t is None else t.to(torch.promote_types(dtype, torch.float32)) for t in _halves(gate, up, order))
-    if limit:
-        g, u = g.clamp(max=limit), None if u is None else u.clamp(-limit, limit)
+    if limit:  # not clamp, whose gradient on the limit itself depends on the version of PyTorch
+        g = g.masked_fill(g > limit, limit)
+        u = None if u is None else u.masked_fill(u > limit, limit).masked_fill(u < -limit, -limit)
     if activation == "silu":
         y = g * torch.sigmoid(beta * g)
     elif activation in ("gelu", "gelu_tanh"):

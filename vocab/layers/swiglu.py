@@ -101,8 +101,8 @@ def swiglu(
         raise ValueError(f"limit={limit} is not above 0; None sets no limit")
     if applies(gate, "silu", backend, None if gate.dtype == up.dtype else f"gate is {gate.dtype} and up is {up.dtype}"):
         return fused(gate, up, activation="silu", beta=beta, limit=limit or 0.0, offset=offset)
-    if limit is not None:
-        gate, up = gate.clamp(max=limit), up.clamp(-limit, limit)
+    if limit is not None:  # not clamp, whose gradient on the limit itself depends on the version of PyTorch
+        gate, up = gate.masked_fill(gate > limit, limit), up.masked_fill(up > limit, limit).masked_fill(up < -limit, -limit)
     dtype = torch.promote_types(gate.dtype, torch.float32)
     wide = gate.to(dtype)
     return (wide * sigmoid(beta * wide) * (up.to(dtype) + offset)).to(gate.dtype)

