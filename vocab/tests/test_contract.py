@@ -13,6 +13,8 @@ import copy
 import doctest
 import importlib
 import inspect
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -90,6 +92,16 @@ def test_exceptions_name_entries_and_checks():
     names = {e.name for e in WITH_MODULE}
     for entry, check in EXCEPTIONS:
         assert entry in names and f"test_{check}" in globals()
+
+
+def test_libraries_that_may_be_missing_are_imported_where_they_are_used():
+    """With torch, numpy and pytest alone every test file can be read; what needs more skips and says so."""
+    always = {"torch", "numpy", "pytest", "vocab", "snippets", "benchmarks", *sys.stdlib_module_names}
+    for file in Path(__file__).parents[1].rglob("*.py"):
+        for node in ast.parse(file.read_text(encoding="utf-8")).body:
+            modules = [name.name for name in node.names] if isinstance(node, ast.Import) else []
+            modules += [node.module] if isinstance(node, ast.ImportFrom) and not node.level else []
+            assert {name.split(".")[0] for name in modules} <= always, f"{file.name}, line {node.lineno}"
 
 
 @contract((*CALLABLE, "optimizer", "scheduler", *OPTIONAL))

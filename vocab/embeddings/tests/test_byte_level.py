@@ -4,8 +4,6 @@ import unicodedata
 from collections import Counter
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from snippets.embeddings.byte_level import SYMBOL, byte_level, byte_level_decode, fallback, show
 from snippets.embeddings.byte_pair_encoding import TEXT
@@ -27,20 +25,30 @@ def texts(n=150):
                                for _ in range(n))]
 
 
-@given(st.text())
-@settings(deadline=None, max_examples=60)
-def test_every_text_survives(text):
-    assert TOKENIZER.decode(TOKENIZER.encode(text)) == text
-    assert TOKENIZER.decode([TOKENIZER.vocab[t] for t in TOKENIZER.encode(text)], errors="strict") == text
-    assert FALLBACK.decode(FALLBACK.encode(text)) == text
-    assert FALLBACK.decode([FALLBACK.vocab[t] for t in FALLBACK.encode(text)], errors="strict") == text
+def test_every_text_survives():
+    hypothesis, st = pytest.importorskip("hypothesis"), pytest.importorskip("hypothesis.strategies")
+
+    @hypothesis.settings(deadline=None, max_examples=60)
+    @hypothesis.given(st.text())
+    def holds(text):
+        assert TOKENIZER.decode(TOKENIZER.encode(text)) == text
+        assert TOKENIZER.decode([TOKENIZER.vocab[t] for t in TOKENIZER.encode(text)], errors="strict") == text
+        assert FALLBACK.decode(FALLBACK.encode(text)) == text
+        assert FALLBACK.decode([FALLBACK.vocab[t] for t in FALLBACK.encode(text)], errors="strict") == text
+
+    holds()
 
 
-@given(st.binary())
-@settings(deadline=None, max_examples=60)
-def test_every_sequence_of_bytes_survives(data):
-    assert TOKENIZER.decode_bytes(TOKENIZER.encode_bytes(data)) == data
-    assert to_bytes(to_symbols(data)) == data
+def test_every_sequence_of_bytes_survives():
+    hypothesis, st = pytest.importorskip("hypothesis"), pytest.importorskip("hypothesis.strategies")
+
+    @hypothesis.settings(deadline=None, max_examples=60)
+    @hypothesis.given(st.binary())
+    def holds(data):
+        assert TOKENIZER.decode_bytes(TOKENIZER.encode_bytes(data)) == data
+        assert to_bytes(to_symbols(data)) == data
+
+    holds()
 
 
 @pytest.mark.oracle("transformers' bytes_to_unicode, which is GPT-2's")

@@ -3,8 +3,6 @@ import random
 from collections import Counter
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from snippets.embeddings.byte_pair_encoding import TEXT
 from snippets.embeddings.tokenizer_pipeline import SAMPLES, encode, prepare, show, train
@@ -56,13 +54,18 @@ def texts(n=150, letters="  the lampTHE'.,120\n\tékrß日😀ﬁ²e\u0301\u0323
     return ["", " ", "low lamp", *SAMPLES.values(), *("".join(generator.choice(letters) for _ in range(generator.randint(1, 18))) for _ in range(n))]
 
 
-@given(st.text())
-@settings(deadline=None, max_examples=80)
-def test_what_is_encoded_on_bytes_is_decoded_again(text):
-    tokenizer = ALL["byte-level"]
-    encoding = tokenizer.encode(text)
-    assert tokenizer.decode(encoding.ids) == text
-    assert [tokenizer.model.vocab[t] for t in encoding.tokens] == encoding.ids and len(encoding.offsets) == len(encoding.ids)
+def test_what_is_encoded_on_bytes_is_decoded_again():
+    hypothesis, st = pytest.importorskip("hypothesis"), pytest.importorskip("hypothesis.strategies")
+
+    @hypothesis.settings(deadline=None, max_examples=80)
+    @hypothesis.given(st.text())
+    def holds(text):
+        tokenizer = ALL["byte-level"]
+        encoding = tokenizer.encode(text)
+        assert tokenizer.decode(encoding.ids) == text
+        assert [tokenizer.model.vocab[t] for t in encoding.tokens] == encoding.ids and len(encoding.offsets) == len(encoding.ids)
+
+    holds()
 
 
 @pytest.mark.oracle("tokenizers with the same parts: NFC, ByteLevel, BPE")

@@ -94,6 +94,7 @@ def test_nan_reaches_its_own_head_only():
     assert not out[0, :, 1].isnan().any() and not last[0, 1].isnan().any()
 
 
+@pytest.mark.interp
 def test_refused_with_the_reason():
     q, k, v, log_decay, _ = example(decay="row")
     with interpreting():

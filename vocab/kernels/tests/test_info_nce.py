@@ -1,4 +1,5 @@
 import math
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -36,7 +37,7 @@ def by_hand(queries, keys, positive, tau, exclude_self):
 @pytest.mark.parametrize("backend", ["torch", pytest.param("triton", marks=pytest.mark.interp)])
 def test_equals_one_exponential_at_a_time(backend):
     a, b = rows(), rows()
-    with interpreting():
+    with interpreting() if backend == "triton" else nullcontext():
         assert info_nce(a, b, temperature=0.7, backend=backend).item() == pytest.approx(by_hand(a, b, range(4), 0.7, False), rel=1e-12)
         both = (by_hand(a, b, range(4), 0.7, False) + by_hand(b, a, range(4), 0.7, False)) / 2
         assert info_nce(a, b, temperature=0.7, symmetric=True, backend=backend).item() == pytest.approx(both, rel=1e-12)
@@ -71,6 +72,7 @@ def test_equal_rows_cost_the_logarithm_of_the_number_of_candidates():
         assert info_nce(a, a, torch.arange(6).roll(1), exclude_self=True, backend="triton").item() == pytest.approx(math.log(5))
 
 
+@pytest.mark.interp
 def test_what_does_not_fit_is_named():
     with pytest.raises(ValueError, match="exclude_self needs as many keys as queries, and positive; got 4 queries and 5 keys without positive"):
         info_nce(rows(4), rows(5), exclude_self=True)

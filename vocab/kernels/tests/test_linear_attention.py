@@ -141,6 +141,7 @@ def test_nan_reaches_its_own_step_and_later_ones_only():
     assert not last[0, 1].isnan().any() and not bad[:, 1].any() and not bad[:3, 0].any()
 
 
+@pytest.mark.interp
 def test_refused_with_the_reason():
     q, k, v, log_decay, state = example(decay="row")
     with interpreting():

@@ -137,6 +137,7 @@ def test_no_gradient_and_no_memory_is_no_step():
     assert weights[0].abs().min() > 0, "weights of zero have no length, and leave zero all the same"
 
 
+@pytest.mark.interp
 def test_what_it_cannot_do_is_refused():
     with interpreting():
         for weights, message in (

@@ -116,6 +116,7 @@ def test_small_norms_fade_and_no_rounds_normalize():
         torch.testing.assert_close(newton_schulz(x, steps=0, eps=1e3, backend="triton"), x / 1e3)
 
 
+@pytest.mark.interp
 def test_what_it_cannot_do_is_refused():
     x = matrices(3, 5)
     with interpreting():

@@ -3,7 +3,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from scipy.optimize import minimize
 from torch.nn import functional as F
 
 from snippets.losses.cosface import at, cosface, cosines, least_loss, margins_met
@@ -130,6 +129,7 @@ def test_push_is_s_times_probability_minus_truth():
 @pytest.mark.oracle("simplex: the farthest apart that classes can be")
 @pytest.mark.parametrize(("classes", "m"), [(2, 0.0), (3, 0.35), (7, 0.9)])
 def test_scale_bounds_the_loss_even_of_perfect_features(classes, m):
+    minimize = pytest.importorskip("scipy.optimize").minimize
     w = simplex(classes)
     target = torch.arange(classes)
     for s in (0.5, 2.0):
