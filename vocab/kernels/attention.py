@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vocab.kernels.dispatch import accumulate_in, accumulator, jit, register, tl, triton, use_triton
+from vocab.kernels.dispatch import accumulate_in, accumulator, jit, padded, register, tl, triton, use_triton
 from vocab.kernels.spec import POINTER, Build, Cost, Spec, random
 
 __all__ = ["BLOCK", "SPEC", "applies", "attention", "expand_bias", "fused", "reference"]
@@ -29,7 +29,7 @@ MOST = 255  # registers that a thread can have
 # Kernel and what it works on -> for heads up to 64 and up to 128 wide: (queries a tile, keys a tile, warps, stages), chosen so that
 # nothing spills on sm_90. A block table allows tiles of 64 at most, and a bias takes as many registers as the scores; products in
 # float32 use no tensor cores, but many registers: unless it is told that it may use all, the assembler spills some to fit in more programs.
-# (Left are 8 or 16 bytes of a thread in the queries' gradient, in float32 and wider than 64, with some options.)
+# (As stored. With some options the queries' gradient in float32, wider than 64, still spills 8 or 16 bytes of a thread.)
 CONFIGS = {
     ("forward", "dense"): {64: (128, 64, 8, 3), 128: (128, 64, 8, 3)},
     ("forward", "blocks"): {64: (64, 64, 4, 3), 128: (64, 64, 8, 2)},
@@ -493,11 +493,8 @@ def applies(
 
 def fused(q: Tensor, k: Tensor, v: Tensor, **options) -> tuple[Tensor, Tensor]:
     """``attention`` by the kernel, whatever the size."""
-    side_by_side, width = [x.transpose(1, 2) for x in (q, k, v)], q.shape[3]
-    if width % 16:  # zeros change no product, and rows that begin at multiples of 16 are read many numbers at a time
-        side_by_side = [F.pad(x, (0, -width % 16)) for x in side_by_side]
-    out, lse = _Attention.apply(*side_by_side, *_arguments(q, k, **options))
-    return out[..., :width].transpose(1, 2), lse
+    out, lse = _Attention.apply(*(padded(x.transpose(1, 2), -1) for x in (q, k, v)), *_arguments(q, k, **options))
+    return out[..., : q.shape[3]].transpose(1, 2), lse
 
 
 def reference(q: Tensor, k: Tensor, v: Tensor, **options) -> tuple[Tensor, Tensor]:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 try:
     import triton
@@ -17,7 +18,7 @@ try:
 except ImportError:  # no wheels for macOS, and an optional dependency elsewhere
     triton = tl = None
 
-__all__ = ["BACKENDS", "accumulate_in", "accumulator", "jit", "register", "tl", "triton", "use_triton", "watch"]
+__all__ = ["BACKENDS", "accumulate_in", "accumulator", "jit", "padded", "register", "tl", "triton", "use_triton", "watch"]
 
 BACKENDS = ("auto", "torch", "triton")
 interpreted = bool(triton and triton.knobs.runtime.interpret)  # TRITON_INTERPRET=1; `interpreting` changes it too
@@ -39,6 +40,16 @@ def accumulator(dtype: torch.dtype) -> torch.dtype:
 def accumulate_in(dtype: torch.dtype):
     """``accumulator`` in Triton's own words, for a kernel's ``ACC``."""
     return tl.float64 if dtype == torch.float64 else tl.float32
+
+
+def padded(x: Tensor, *axes: int) -> Tensor:
+    """``x`` with zeros behind it up to a multiple of 16 along ``axes``, given from the end: -1, -2 ...
+
+    For products, which zeros do not change. Rows that begin at such multiples are read many numbers at a time; others take so
+    many more registers that some spill.
+    """
+    behind = [-x.shape[axis] % 16 if axis in axes else 0 for axis in range(-1, min(axes) - 1, -1)]
+    return F.pad(x, [n for number in behind for n in (0, number)]) if any(behind) else x
 
 
 def use_triton(

@@ -16,9 +16,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from vocab.kernels.dispatch import accumulate_in, accumulator, jit, register, tl, triton, use_triton
+from vocab.kernels.dispatch import accumulate_in, accumulator, jit, padded, register, tl, triton, use_triton
 from vocab.kernels.spec import POINTER, Build, Cost, Spec, random
 
 __all__ = ["SPEC", "applies", "fused", "linear_attention", "reference"]
@@ -299,15 +298,12 @@ def applies(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor | None, backend: 
 
 def fused(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor | None = None, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """``linear_attention`` by the kernel, whatever the size."""
-    wide, keys, values = accumulator(v.dtype), q.shape[3], v.shape[3]
-    if keys % 16 or values % 16:  # zeros change no product, and rows that begin at multiples of 16 are read many numbers at a time
-        of_keys, of_values = (0, -keys % 16), (0, -values % 16)
-        state = None if state is None else F.pad(state, (*of_values, *of_keys))
-        out, state = fused(F.pad(q, of_keys), F.pad(k, of_keys), F.pad(v, of_values), log_decay, state)
-        return out[..., :values], state[..., :keys, :values]
+    wide = accumulator(v.dtype)
     if log_decay is not None:
         log_decay = log_decay.to(wide).expand(v.shape[:3])
-    return _LinearAttention.apply(q, k, v, log_decay, None if state is None else state.to(wide))
+    state = None if state is None else padded(state.to(wide), -2, -1)
+    out, last = _LinearAttention.apply(padded(q, -1), padded(k, -1), padded(v, -1), log_decay, state)
+    return out[..., : v.shape[3]], last[..., : q.shape[3], : v.shape[3]]
 
 
 def reference(

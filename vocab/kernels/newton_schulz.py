@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from vocab.kernels.dispatch import accumulate_in, accumulator, jit, register, tl, triton, use_triton
+from vocab.kernels.dispatch import accumulate_in, accumulator, jit, padded, register, tl, triton, use_triton
 from vocab.kernels.spec import POINTER, Build, Cost, Spec, random
 
 __all__ = ["SPEC", "applies", "fused", "newton_schulz", "reference"]
@@ -93,9 +92,7 @@ def _launch(x, a, b, c, steps, eps):
     if not x.numel():
         return _fake(x, a, b, c, steps, eps)
     _, rows, columns = x.shape
-    if rows % 16 or columns % 16:  # zeros stay zeros, and rows that begin at multiples of 16 are read many numbers at a time
-        x = F.pad(x, (0, -columns % 16, 0, -rows % 16))
-    y = _unit(x.contiguous(), eps)
+    y = _unit(padded(x, -2, -1).contiguous(), eps)
     tall = y.shape[1] > y.shape[2]
     n = min(y.shape[1:])
     gram, mixed = (torch.empty((y.shape[0], n, n), dtype=y.dtype, device=y.device) for _ in range(2))

@@ -26,10 +26,10 @@ def texts(n=150):
 
 
 def test_every_text_survives():
-    hypothesis, st = pytest.importorskip("hypothesis"), pytest.importorskip("hypothesis.strategies")
+    hypothesis = pytest.importorskip("hypothesis")
 
     @hypothesis.settings(deadline=None, max_examples=60)
-    @hypothesis.given(st.text())
+    @hypothesis.given(hypothesis.strategies.text())
     def holds(text):
         assert TOKENIZER.decode(TOKENIZER.encode(text)) == text
         assert TOKENIZER.decode([TOKENIZER.vocab[t] for t in TOKENIZER.encode(text)], errors="strict") == text
@@ -40,10 +40,10 @@ def test_every_text_survives():
 
 
 def test_every_sequence_of_bytes_survives():
-    hypothesis, st = pytest.importorskip("hypothesis"), pytest.importorskip("hypothesis.strategies")
+    hypothesis = pytest.importorskip("hypothesis")
 
     @hypothesis.settings(deadline=None, max_examples=60)
-    @hypothesis.given(st.binary())
+    @hypothesis.given(hypothesis.strategies.binary())
     def holds(data):
         assert TOKENIZER.decode_bytes(TOKENIZER.encode_bytes(data)) == data
         assert to_bytes(to_symbols(data)) == data

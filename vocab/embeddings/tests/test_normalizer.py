@@ -32,10 +32,10 @@ def test_is_unicodes_form(form):
 
 
 def test_once_is_enough():
-    hypothesis, st = pytest.importorskip("hypothesis"), pytest.importorskip("hypothesis.strategies")
+    hypothesis = pytest.importorskip("hypothesis")
 
     @hypothesis.settings(deadline=None, max_examples=60)
-    @hypothesis.given(st.text(), st.sampled_from(["NFC", "NFKC"]))
+    @hypothesis.given(hypothesis.strategies.text(), hypothesis.strategies.sampled_from(["NFC", "NFKC"]))
     def holds(text, form):
         once, _ = normalize(text, [form])
         twice, alignment = normalize(once, [form])

@@ -55,10 +55,10 @@ def texts(n=150, letters="  the lampTHE'.,120\n\tékrß日😀ﬁ²e\u0301\u0323
 
 
 def test_what_is_encoded_on_bytes_is_decoded_again():
-    hypothesis, st = pytest.importorskip("hypothesis"), pytest.importorskip("hypothesis.strategies")
+    hypothesis = pytest.importorskip("hypothesis")
 
     @hypothesis.settings(deadline=None, max_examples=80)
-    @hypothesis.given(st.text())
+    @hypothesis.given(hypothesis.strategies.text())
     def holds(text):
         tokenizer = ALL["byte-level"]
         encoding = tokenizer.encode(text)

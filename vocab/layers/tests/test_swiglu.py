@@ -87,18 +87,22 @@ def test_the_limit_cuts_the_gate_above_and_up_on_both_sides():
     torch.testing.assert_close(swiglu(gate, up), F.silu(gate) * up)
 
 
-@pytest.mark.interp
-@pytest.mark.parametrize("backend", ["torch", "triton"])
-def test_a_number_on_the_limit_still_learns_and_one_beyond_does_not(backend):
-    pytest.importorskip("triton")
-    from vocab.kernels.interpret import interpreting
-
+def around_the_limit():
     gate = torch.tensor([2.0, 2.5, -9.0, 1.0, 1.0, 1.0, 1.0], dtype=D).requires_grad_()
-    up = torch.tensor([1.0, 1.0, 1.0, 2.0, 2.5, -2.0, -2.5], dtype=D).requires_grad_()
-    with interpreting():
-        dgate, dup = torch.autograd.grad(swiglu(gate, up, limit=2.0, backend=backend).sum(), (gate, up))
+    return gate, torch.tensor([1.0, 1.0, 1.0, 2.0, 2.5, -2.0, -2.5], dtype=D).requires_grad_()
+
+
+def test_a_number_on_the_limit_still_learns_and_one_beyond_does_not():
+    gate, up = around_the_limit()
+    dgate, dup = torch.autograd.grad(swiglu(gate, up, limit=2.0).sum(), (gate, up))
     assert (dgate != 0).tolist() == [True, False, True, True, True, True, True]
     assert (dup != 0).tolist() == [True, True, True, True, False, True, False]
+
+
+@pytest.mark.interp
+def test_kernel_agrees_on_the_limit(kernel_agrees):
+    gate, up = around_the_limit()
+    kernel_agrees("gated_unit", lambda backend: swiglu(gate, up, limit=2.0, backend=backend), (gate, up))
 
 
 def test_fp16_overflows_without_the_limit():
